@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A kernel definition in, a bootable kernel out."""

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Showing a person what goes on: every step with its elapsed time.
+
+On a terminal the running step is one live line; in a log (CI, a file) a step prints its start,
+what it is at every 15 seconds, and its end.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+LOG_INTERVAL = 15.0
+"""Seconds between two lines about the same step in a log."""
+
+
+class Step:
+    """One running step; ``update`` says what it is at."""
+
+    def __init__(self, title: str, console: Console, status: Status | None) -> None:
+        self.title = title
+        self.started = time.monotonic()
+        self.result = ""
+        self._console = console
+        self._status = status
+        self._logged = self.started
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self.started
+
+    def update(self, doing: str) -> None:
+        """Show what the step is at now. Cheap; call it as often as there is news."""
+        line = f"{escape(self.title)}: {escape(doing)} [dim]({self.elapsed:.0f} s)[/dim]"
+        if self._status is not None:
+            self._status.update(line)
+        elif time.monotonic() - self._logged >= LOG_INTERVAL:
+            self._logged = time.monotonic()
+            self._console.print("  " + line)
+
+    def done(self, result: str) -> None:
+        """Set what the step's last line says beside its title ("reused", "1,180 objects")."""
+        self.result = result
+
+
+class Progress:
+    """Prints steps to standard error, so that standard output stays for results."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Run one step: shown while it runs, and with its time and outcome when it ends.
+
+        Steps may nest; an inner step then prints its lines above the outer one's.
+        """
+        live = self.console.is_terminal
+        # rich allows one live display; a nested step prints plain lines instead.
+        status = self.console.status(escape(title)) if live and not _running else None
+        step = Step(title, self.console, status)
+        if status is None:
+            self.console.print(f"[dim]...[/dim] {escape(title)}")
+        else:
+            status.start()
+        _running.append(step)
+        mark = "[red]failed[/red]"
+        try:
+            yield step
+            mark = "[green]done[/green]"
+        finally:
+            _running.remove(step)
+            if status is not None:
+                status.stop()
+            result = f": {escape(step.result)}" if step.result else ""
+            self.console.print(f"{mark} {escape(step.title)}{result} [dim]({step.elapsed:.1f} s)[/dim]")
+
+
+_running: list[Step] = []
