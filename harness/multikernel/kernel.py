@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""One live kernel, host or spawned, and what it says of itself through its agent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+from harness.model import Region, merged
+from harness.vm.channel import Channel
+from harness.vm.console import Console
+
+HEARTBEAT = "/run/heartbeat"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One line of /proc/iomem; ``depth`` 0 is the outermost."""
+
+    region: Region
+    name: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One CPU's heartbeat: beats so far, and the longest time between two of them in ms."""
+
+    beats: int
+    max_gap_ms: float
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The heartbeat of every online CPU of a kernel at one moment, by logical CPU number."""
+
+    cpus: Mapping[int, Beat]
+
+    def stopped_since(self, before: Heartbeat) -> list[int]:
+        """Return the CPUs that have not beaten since ``before`` was read."""
+        return [cpu for cpu, beat in self.cpus.items() if cpu in before.cpus and beat.beats <= before.cpus[cpu].beats]
+
+    @property
+    def longest_gap_ms(self) -> float:
+        """The longest time in ms between two beats on any CPU, by the kernel's own clock."""
+        return max((beat.max_gap_ms for beat in self.cpus.values()), default=0.0)
+
+
+class Kernel:
+    """A live kernel: its console for what it prints, its channel for commands."""
+
+    def __init__(self, name: str, console: Console, channel: Channel) -> None:
+        self.name = name
+        self.console = console
+        self.channel = channel
+
+    def run(self, command: str, *, timeout: float = 30.0) -> str:
+        """Run a shell command, require exit status 0, return its standard output.
+
+        ``timeout`` is in seconds before scaling by the accelerator. Raises HarnessError.
+        """
+        return self.channel.run(command, timeout=timeout).check().text
+
+    def read(self, path: str) -> str:
+        """Return the text of a file in this kernel."""
+        return self.run(f"cat '{path}'")
+
+    def iomem(self) -> tuple[Resource, ...]:
+        """Return /proc/iomem."""
+        return parse_iomem(self.read("/proc/iomem"))
+
+    def system_ram(self) -> tuple[Region, ...]:
+        """Return the memory that this kernel uses as RAM, sorted and joined."""
+        return merged(r.region for r in self.iomem() if r.name == "System RAM" or r.name.startswith("System RAM ("))
+
+    def apic_ids(self) -> tuple[int, ...]:
+        """Return the local APIC ids of this kernel's online CPUs, sorted."""
+        return tuple(sorted(parse_apic_ids(self.read("/proc/cpuinfo")).values()))
+
+    def start_heartbeat(self) -> None:
+        """Start a process on every online CPU that counts a beat every 10 ms."""
+        self.run(f"mkctl heartbeat {HEARTBEAT} 10")
+
+    def heartbeat(self) -> Heartbeat:
+        """Read the heartbeat; start_heartbeat() comes first."""
+        return parse_heartbeat(self.run(f"mkctl heartbeat-read {HEARTBEAT}"))
+
+
+def parse_iomem(text: str) -> tuple[Resource, ...]:
+    """Read the lines of /proc/iomem (two blanks of indentation per level)."""
+    resources = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"( *)([0-9a-f]+)-([0-9a-f]+) : (.*)", line)
+        if not match:
+            raise HarnessError(f"this is not a line of /proc/iomem: {line!r}")
+        first, last = int(match[2], 16), int(match[3], 16)
+        resources.append(Resource(Region.from_bounds(first, last), match[4], len(match[1]) // 2))
+    if resources and all(r.region.end == 1 for r in resources):
+        raise HarnessError("every address in /proc/iomem is zero: it was read without CAP_SYS_ADMIN")
+    return tuple(resources)
+
+
+def parse_apic_ids(text: str) -> dict[int, int]:
+    """Read /proc/cpuinfo: the local APIC id of each logical CPU."""
+    ids = dict(zip(_numbers(text, "processor"), _numbers(text, "apicid"), strict=True))
+    if not ids:
+        raise HarnessError("/proc/cpuinfo names no processor with an APIC id")
+    return ids
+
+
+def _numbers(text: str, key: str) -> list[int]:
+    return [int(value) for value in re.findall(rf"^{key}\s*: (\d+)$", text, re.MULTILINE)]
+
+
+def parse_heartbeat(text: str) -> Heartbeat:
+    """Read what ``mkctl heartbeat-read`` prints; CPUs that went offline are left out."""
+    cpus = {}
+    for line in text.splitlines():
+        fields = dict(item.split("=", 1) for item in line.split() if "=" in item)
+        if "cpu" in fields and fields.get("state") != "offline":
+            cpus[int(fields["cpu"])] = Beat(int(fields["beats"]), float(fields["max_gap_ms"]))
+    if not cpus:
+        raise HarnessError(f"no CPU has a heartbeat: {text!r}")
+    return Heartbeat(cpus)
