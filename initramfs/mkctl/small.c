@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The sub-commands that are one system call each. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/reboot.h>
+#include <linux/serial.h>
+
+#include "mkctl.h"
+
+/* multikernel CMD ARG: one reboot(2) with a pointer to one int */
+int cmd_multikernel(int argc, char **argv)
+{
+	struct { int value; } arg;
+	unsigned int cmd;
+
+	if (argc != 2)
+		usage("multikernel wants CMD ARG");
+	cmd = parse_number("command", argv[0], 0xffffffff);
+	arg.value = parse_number("argument", argv[1], 0x7fffffff);
+	if (syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, cmd,
+		    &arg) < 0)
+		fail_errno("reboot cmd=%#x arg=%d", cmd, arg.value);
+	printf("cmd=%#x\narg=%d\n", cmd, arg.value);
+	return 0;
+}
+
+/*
+ * write-once SRC DEST: one write(2) and no more, since a file that takes
+ * commands takes each write as one, and cat(1) repeats what failed.
+ */
+int cmd_write_once(int argc, char **argv)
+{
+	ssize_t written;
+	size_t size;
+	void *data;
+	int fd;
+
+	if (argc != 2)
+		usage("write-once wants SRC DEST");
+	data = read_file(argv[0], &size);
+	fd = open(argv[1], O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		fail_errno("open %s", argv[1]);
+	written = write(fd, data, size);
+	if (written < 0)
+		fail_errno("write %zu bytes to %s", size, argv[1]);
+	printf("size=%zu\nwritten=%zd\n", size, written);
+	return 0;
+}
+
+/*
+ * poll-serial DEVICE: with irq 0 the 8250 driver polls the port from a timer.
+ * EBUSY means that somebody has the port open already.
+ */
+int cmd_poll_serial(int argc, char **argv)
+{
+	struct serial_struct serial;
+	int fd, before;
+
+	if (argc != 1)
+		usage("poll-serial wants DEVICE");
+	fd = open(argv[0], O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		fail_errno("open %s", argv[0]);
+	if (ioctl(fd, TIOCGSERIAL, &serial) < 0)
+		fail_errno("TIOCGSERIAL %s", argv[0]);
+	before = serial.irq;
+	serial.irq = 0;
+	if (ioctl(fd, TIOCSSERIAL, &serial) < 0)
+		fail_errno("TIOCSSERIAL %s irq=0", argv[0]);
+	printf("device=%s\nport=%#x\ntype=%d\nirq_before=%d\nirq=0\n", argv[0],
+	       serial.port, serial.type, before);
+	return 0;
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * First generation: raw data to a CPU. Each handler gets every message, and
+ * reads it from the one slot that its CPU has.
+ */
+#include <linux/errno.h>
+#include <linux/multikernel.h>
+
+#include "mkmsg.h"
+
+/* Free in the posts, which know one type of their own, 0x80000001. */
+#define ECHO_TYPE	0x40000000
+
+static struct mk_ipi_handler *handler;
+
+static void receive(struct mk_ipi_data *data, void *ctx)
+{
+	/* Another kernel may write the slot at any time: one look at the size. */
+	size_t size = READ_ONCE(data->data_size);
+
+	if (size > sizeof(data->buffer))
+		size = sizeof(data->buffer);
+	mkmsg_receive(READ_ONCE(data->type), 0, READ_ONCE(data->sender_cpu),
+		      data->buffer, size);
+}
+
+static int start(void)
+{
+	handler = multikernel_register_handler(receive, NULL);
+	return handler ? 0 : -ENOMEM;
+}
+
+static void stop(void)
+{
+	multikernel_unregister_handler(handler);
+}
+
+static int send(int dest, u32 type, u32 subtype, const void *payload, u32 len)
+{
+	if (subtype)
+		return -EOPNOTSUPP;
+	return multikernel_send_ipi_data(dest, (void *)payload, len, type);
+}
+
+static bool make_echo(u32 *type, u32 *subtype)
+{
+	if (*type & ECHO_TYPE)
+		return false;
+	*type |= ECHO_TYPE;
+	return true;
+}
+
+static int self(void)
+{
+	return -1;
+}
+
+const struct mkmsg_api mkmsg_api = {
+	.name = "v1",
+	.start = start,
+	.stop = stop,
+	.send = send,
+	.make_echo = make_echo,
+	.self = self,
+};
