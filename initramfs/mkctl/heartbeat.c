@@ -240,8 +240,6 @@ int cmd_heartbeat_read(int argc, char **argv)
 	if (argc != 1)
 		usage("heartbeat-read wants FILE");
 	board = open_board(argv[0], PROT_READ);
-	printf("now_ms=%.3f interval_ms=%.3f\n", (double)now_ns() / NS_PER_MS,
-	       (double)board->interval_ns / NS_PER_MS);
 	for (i = 0; i < board->nr_records; i++) {
 		struct record *record = &board->records[i];
 		uint32_t state = record->state;
@@ -253,6 +251,9 @@ int cmd_heartbeat_read(int argc, char **argv)
 		       state < ARRAY_SIZE(states) ? states[state] : "unknown",
 		       record->pid);
 	}
+	/* After the records, so that no beat lies in the future. */
+	printf("now_ms=%.3f interval_ms=%.3f\n", (double)now_ns() / NS_PER_MS,
+	       (double)board->interval_ns / NS_PER_MS);
 	return 0;
 }
 
