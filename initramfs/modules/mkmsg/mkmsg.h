@@ -15,7 +15,7 @@ struct mkmsg_api {
 	int (*send)(int dest, u32 type, u32 subtype, const void *payload, u32 len);
 	/* Turns a message into its echo; false: it is an echo already. */
 	bool (*make_echo)(u32 *type, u32 *subtype);
-	/* What others call this kernel, or -1. */
+	/* What others call this kernel. */
 	int (*self)(void);
 };
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * First generation: raw data to a CPU. Each handler gets every message, and
- * reads it from the one slot that its CPU has.
+ * reads it from the one slot that its CPU has. A destination is a CPU number of
+ * the kernel that sends, a sender is an APIC id; they are the same on a host.
  */
 #include <linux/errno.h>
 #include <linux/multikernel.h>
+#include <linux/smp.h>
 
 #include "mkmsg.h"
 
@@ -50,9 +52,10 @@ static bool make_echo(u32 *type, u32 *subtype)
 	return true;
 }
 
+/* A host is called by each of its CPUs; this is its first. */
 static int self(void)
 {
-	return -1;
+	return cpu_physical_id(0);
 }
 
 const struct mkmsg_api mkmsg_api = {
