@@ -16,7 +16,9 @@ class Region:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.size <= 0:
-            raise ValueError(f"a region needs start >= 0 and size > 0, not start={self.start} size={self.size}")
+            raise ValueError(
+                f"a region needs start >= 0 and size > 0, not start={self.start} size={self.size}"
+            )
 
     @classmethod
     def from_bounds(cls, first: int, last: int) -> Region:
@@ -50,6 +52,29 @@ def merged(regions: Iterable[Region]) -> tuple[Region, ...]:
         else:
             result.append(region)
     return tuple(result)
+
+
+def without(regions: Iterable[Region], holes: Iterable[Region]) -> tuple[Region, ...]:
+    """Cut ``holes`` out of ``regions``; both may overlap each other in any way."""
+    left = list(merged(regions))
+    for hole in merged(holes):
+        pieces = []
+        for region in left:
+            if not region.overlaps(hole):
+                pieces.append(region)
+                continue
+            if region.start < hole.start:
+                pieces.append(Region(region.start, hole.start - region.start))
+            if hole.end < region.end:
+                pieces.append(Region(hole.end, region.end - hole.end))
+        left = pieces
+    return tuple(left)
+
+
+def common(some: Iterable[Region], others: Iterable[Region]) -> tuple[Region, ...]:
+    """Return the memory that lies in both."""
+    some = merged(some)
+    return without(some, without(some, others))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,11 @@ class Heartbeat:
 
     def stopped_since(self, before: Heartbeat) -> list[int]:
         """Return the CPUs that have not beaten since ``before`` was read."""
-        return [cpu for cpu, beat in self.cpus.items() if cpu in before.cpus and beat.beats <= before.cpus[cpu].beats]
+        return [
+            cpu
+            for cpu, beat in self.cpus.items()
+            if cpu in before.cpus and beat.beats <= before.cpus[cpu].beats
+        ]
 
     @property
     def longest_gap_ms(self) -> float:
@@ -73,7 +77,9 @@ class Kernel:
 
     def system_ram(self) -> tuple[Region, ...]:
         """Return the memory that this kernel uses as RAM, sorted and joined."""
-        return merged(r.region for r in self.iomem() if r.name == "System RAM" or r.name.startswith("System RAM ("))
+        return merged(
+            r.region for r in self.iomem() if r.name == "System RAM" or r.name.startswith("System RAM (")
+        )
 
     def apic_ids(self) -> tuple[int, ...]:
         """Return the local APIC ids of this kernel's online CPUs, sorted."""
@@ -116,11 +122,14 @@ def _numbers(text: str, key: str) -> list[int]:
 
 def parse_heartbeat(text: str) -> Heartbeat:
     """Read what ``mkctl heartbeat-read`` prints; CPUs that went offline are left out."""
+    lines = [dict(item.split("=", 1) for item in line.split() if "=" in item) for line in text.splitlines()]
+    now = next((float(fields["now_ms"]) for fields in lines if "now_ms" in fields), 0.0)
     cpus = {}
-    for line in text.splitlines():
-        fields = dict(item.split("=", 1) for item in line.split() if "=" in item)
+    for fields in lines:
         if "cpu" in fields and fields.get("state") != "offline":
-            cpus[int(fields["cpu"])] = Beat(int(fields["beats"]), float(fields["max_gap_ms"]))
+            # A gap that is still open counts: a CPU that stopped has no later beat to record it.
+            gap = max(float(fields["max_gap_ms"]), now - float(fields["last_ms"]))
+            cpus[int(fields["cpu"])] = Beat(int(fields["beats"]), gap)
     if not cpus:
         raise HarnessError(f"no CPU has a heartbeat: {text!r}")
     return Heartbeat(cpus)

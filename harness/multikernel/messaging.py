@@ -56,7 +56,8 @@ def wait_for(kernel: Kernel, payload: bytes, *, timeout: float = 20.0) -> Messag
         if time.monotonic() > deadline:
             arrived = "\n".join(map(str, messages)) or "nothing at all"
             raise HarnessError(
-                f"{kernel.name} has not received {payload.hex()} after {timeout:.0f} s", details=f"received: {arrived}"
+                f"{kernel.name} has not received {payload.hex()} after {timeout:.0f} s",
+                details=f"received: {arrived}",
             )
         time.sleep(0.05)
 
@@ -70,6 +71,8 @@ def parse_received(text: str) -> tuple[Message, ...]:
         sequence, sender, kind, subtype, length, *rest = line.split()
         payload = bytes.fromhex(rest[0]) if rest and rest[0] != "-" else b""
         if len(payload) != int(length, 0):
-            raise HarnessError(f"the message module contradicts itself: length {length}, payload {payload.hex()!r}")
+            raise HarnessError(
+                f"the message module contradicts itself: length {length}, payload {payload.hex()!r}"
+            )
         messages.append(Message(int(sequence, 0), int(sender, 0), int(kind, 0), int(subtype, 0), payload))
     return tuple(messages)

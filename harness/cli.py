@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The `mkh` command. Every command is thin: it reads options and calls the room that does the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.markup import escape
+
+from harness.build import Build
+from harness.errors import HarnessError
+from harness.progress import Progress
+
+app = App(
+    name="mkh",
+    help="Build, boot and judge Linux trees that carry a multikernel patch series.",
+    version_flags=[],
+)
+
+Kernel = Annotated[str, Parameter(help="Kernel definition in kernels/, or a .toml file.")]
+Series = Annotated[Path | None, Parameter(help="Folder or mbox of patches, in place of the definition's.")]
+BaseText = Annotated[
+    str | None, Parameter(help="Linux source folder or tarball, in place of the definition's.")
+]
+TopologyName = Annotated[
+    str | None, Parameter(help="Topology in kernels/topologies/, in place of the definition's.")
+]
+AccelName = Annotated[Literal["auto", "kvm", "tcg"], Parameter(help="How QEMU runs the guest.")]
+
+
+def _build(kernel: str, series: Path | None, base: str | None, progress: Progress) -> Build:
+    from harness.build import build
+    from harness.build.source import parse_base
+    from harness.definition import load_definition
+
+    return build(load_definition(kernel), progress, series=series, base=parse_base(base) if base else None)
+
+
+@app.command
+def demo(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+) -> int:
+    """Boot a host kernel, start a second kernel beside it, and check what the series claims."""
+    from harness import demo as demonstration
+    from harness.definition import load_topology
+    from harness.vm.accel import choose
+
+    progress = Progress()
+    chosen = choose(accel)
+    progress.console.print(f"acceleration: {escape(chosen.verdict)}")
+    built = _build(kernel, series, base, progress)
+    machine = load_topology(topology or built.definition.topology)
+    return 0 if demonstration.run(built, machine, chosen, progress) else 1
+
+
+@app.command(name="build")
+def build_command(*, kernel: Kernel = "reference", series: Series = None, base: BaseText = None) -> int:
+    """Build a kernel definition, or find it in the store; print where it is."""
+    built = _build(kernel, series, base, Progress())
+    print(built.bzimage.parent)
+    return 0
+
+
+@app.command(name="test", help_flags=[])
+def test_command(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run the tests: pytest with these arguments, from the checkout."""
+    import pytest
+
+    from harness import paths
+
+    return int(
+        pytest.main(["--rootdir", str(paths.CHECKOUT), *(arguments or [str(paths.CHECKOUT / "tests")])])
+    )
+
+
+def main() -> None:
+    """Run `mkh`; exit status 0, 1 when something fails, 2 when the question makes no sense."""
+    progress = Progress()
+    try:
+        status = app()
+    except HarnessError as error:
+        progress.console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        progress.console.print(
+            "[red]interrupted[/red]: nothing that was finished is lost; run the command again"
+        )
+        sys.exit(130)
+    sys.exit(status)

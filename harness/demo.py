@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""`mkh demo`: two kernels in one machine, their consoles side by side, then a table of claims."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from rich.console import Console
+from rich.markup import escape
+
+from harness import paths, plugin
+from harness.build import Build
+from harness.definition import Topology
+from harness.lab import Lab
+from harness.progress import Progress
+from harness.report.claims import claims_table
+from harness.report.columns import Columns
+from harness.vm.accel import Accel
+
+CLAIMS = paths.CHECKOUT / "tests" / "conformance" / "test_pair.py"
+
+
+def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> bool:
+    """Bring the kernels up, check every claim, print all of it; return whether every claim held."""
+    console = progress.console
+    names = ["host", *(spawned.name for spawned in topology.spawned)]
+    columns = Columns(console, names)
+    lab = Lab(build, topology, accel, progress, on_line=columns.feed)
+    with _shown(columns), lab:
+        lab.start()
+        lab.pair()
+        with progress.step("checking the claims"):
+            reports = _check(lab)
+    verdicts = plugin.verdicts(reports)
+    console.print(claims_table(verdicts))
+    for report in reports:
+        if report.failed:
+            console.print(f"[red]{escape(report.nodeid)}[/red]")
+            console.print(escape(report.longreprtext), soft_wrap=True)
+    failed = sum(not verdict.passed for verdict in verdicts)
+    passed = len(verdicts) - failed
+    skipped = sum(report.skipped for report in reports)
+    good = not failed and passed > 0 and not any(report.failed for report in reports)
+    verdict = "[green]every claim held[/green]" if good else "[red]the claims do not hold[/red]"
+    console.print(f"{verdict}: {passed} passed, {failed} failed, {skipped} skipped")
+    return good
+
+
+@contextmanager
+def _shown(columns: Columns) -> Iterator[None]:
+    """Print the consoles' lines as they come until the block ends."""
+    stop = threading.Event()
+
+    def show() -> None:
+        columns.header()
+        while not stop.wait(0.1):
+            columns.show()
+        columns.show()
+
+    printer = threading.Thread(target=show, name="columns")
+    printer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        printer.join()
+
+
+class _Reports:
+    """Collects the reports of a pytest run inside this process."""
+
+    def __init__(self) -> None:
+        self.reports: list[pytest.TestReport] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.reports.append(report)
+
+
+class _ReadyLab:
+    """Hands the running lab to the tests' fixtures."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.stash[plugin.READY_LAB] = self.lab
+
+
+def _check(lab: Lab) -> list[pytest.TestReport]:
+    collected = _Reports()
+    name = lab.build.definition.name
+    arguments = [str(CLAIMS), "-p", "no:terminal", "-p", "no:cacheprovider", "--kernel", name]
+    status = pytest.main([*arguments, "--rootdir", str(paths.CHECKOUT)], plugins=[collected, _ReadyLab(lab)])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest could not run {CLAIMS}: {status!r}")
+    return collected.reports

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""RFC v1 of September 2025: kexec_load(2) with an entry stub of our own, start by CPU number.
+
+The series fences nothing: the spawned kernel's memory map and command line are ours to make.
+"""
+
+from __future__ import annotations
+
+from harness.definition import SpawnedKernel, Topology
+from harness.model import Region
+from harness.multikernel.dialect import REBOOT_CMD_START, Dialect, console_arguments
+from harness.multikernel.instance import FixedArea, Instance
+from harness.multikernel.kernel import Kernel, parse_apic_ids
+
+LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where the series allocates its start trampoline")
+SHARED = FixedArea(
+    Region(0x3F00_0000, 0x100_0000), "the series' IPI area, RAM to both kernels, used by neither"
+)
+
+
+def _shared_arguments() -> tuple[str, ...]:
+    """Name the IPI area, and keep it from being allocated.
+
+    It must be System RAM to both kernels, so no memmap= can reserve it; crashkernel= can.
+    """
+    size, start = SHARED.region.size, SHARED.region.start
+    return (f"crashkernel={size >> 20}M@{start:#x}", f"mk_shared_memory={start:#x}")
+
+
+def _host_arguments(topology: Topology) -> tuple[str, ...]:
+    return (f"memmap={topology.pool.size >> 20}M${topology.pool.start:#x}", *_shared_arguments())
+
+
+def _spawned_arguments(topology: Topology, spawned: SpawnedKernel) -> tuple[str, ...]:
+    # Without noapic it reprograms the host's IO-APIC; without maxcpus=1 it sends INIT to the
+    # host's CPUs. Nothing delivers its serial interrupts, so its ports are polled.
+    return (
+        *console_arguments(topology, spawned.name),
+        *_shared_arguments(),
+        "noapic",
+        "maxcpus=1",
+        "mkh.poll=1",
+    )
+
+
+def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance:
+    apic_ids = parse_apic_ids(host.read("/proc/cpuinfo"))
+    for cpu in spawned.cpus:
+        host.run(f"echo 0 > /sys/devices/system/cpu/cpu{cpu}/online")
+    before = sum(kernel.memory for kernel in topology.spawned[: topology.spawned.index(spawned)])
+    ram = Region(topology.pool.start + before, spawned.memory)
+    return Instance(spawned, tuple(sorted(apic_ids[cpu] for cpu in spawned.cpus)), ram, (LOW, SHARED))
+
+
+def _load(host: Kernel, instance: Instance, arguments: str) -> None:
+    low, shared, ram = LOW.region, SHARED.region, instance.ram
+    host.run(
+        f"mkctl load-v1 /boot/vmlinux /boot/initrd '{arguments}' {ram.start:#x} {ram.size:#x}"
+        f" --low {low.start:#x}:{low.size:#x} --ram {shared.start:#x}:{shared.size:#x}",
+        timeout=60,
+    )
+
+
+def _start(host: Kernel, instance: Instance) -> None:
+    host.run(f"mkctl multikernel {REBOOT_CMD_START:#x} {instance.spawned.cpus[0]}")
+
+
+V1 = Dialect(
+    name="v1",
+    kimage="/proc/multikernel",
+    needs_vmlinux=True,
+    host_arguments=_host_arguments,
+    spawned_arguments=_spawned_arguments,
+    grant=_grant,
+    load=_load,
+    start=_start,
+    # v1 addresses CPUs: the number of the destination CPU in the sender's own numbering.
+    to_spawned=lambda instance: instance.spawned.cpus[0],
+    to_host=1,
+)

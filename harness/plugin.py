@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""mkharness in pytest: options, fixtures, the ``claim`` and ``needs`` markers, the table of claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.model import Verdict
+
+if TYPE_CHECKING:
+    from harness.build import Build
+    from harness.lab import Lab, Pair
+
+# The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
+
+Seen = Callable[[str], None]
+"""A test calls ``seen("...")`` with one line of what it observed; the table of claims shows it."""
+
+READY_LAB = pytest.StashKey["Lab"]()
+"""Where `mkh demo` puts a lab that already runs."""
+
+
+def claim(text: str, *, source: str) -> pytest.MarkDecorator:
+    """Say which claim a test checks, and where the claim is made (post, patch, document)."""
+    return pytest.mark.claim(text, source=source)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose the kernel and the machine."""
+    group = parser.getgroup("mkharness")
+    group.addoption("--kernel", default="reference", help="kernel definition in kernels/, or a .toml file")
+    group.addoption("--series", type=Path, help="folder or mbox of patches, in place of the definition's")
+    group.addoption("--base", help="Linux source folder or tarball, in place of the definition's")
+    group.addoption("--topology", help="topology in kernels/topologies/, in place of the definition's")
+    group.addoption("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers."""
+    config.addinivalue_line("markers", "claim(text, source): the statement that the test checks")
+    config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose capability the definition does not expect; one that is expected must work."""
+    needed = {name for marker in item.iter_markers("needs") for name in marker.args}
+    if needed:
+        from harness.definition import load_definition
+
+        definition = load_definition(item.config.getoption("--kernel"))
+        absent = sorted(needed - set(definition.expects))
+        if absent:
+            pytest.skip(f"kernel {definition.name} does not expect: {', '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def build(request: pytest.FixtureRequest) -> Build:
+    """The kernel under test, built or taken from the store."""
+    from harness.build import build as build_kernel
+    from harness.build.source import parse_base
+    from harness.definition import load_definition
+
+    option = request.config.getoption
+    base = option("--base")
+    with _steps(request) as progress:
+        return build_kernel(
+            load_definition(option("--kernel")),
+            progress,
+            series=option("--series"),
+            base=parse_base(base) if base else None,
+        )
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A machine whose host kernel is up."""
+    ready = request.config.stash.get(READY_LAB, None)
+    if ready is not None:
+        yield ready
+        return
+    from harness.definition import load_topology
+    from harness.lab import Lab
+    from harness.vm.accel import choose
+
+    kernel: Build = request.getfixturevalue("build")
+    topology = load_topology(request.config.getoption("--topology") or kernel.definition.topology)
+    with _steps(request) as progress:
+        running = Lab(kernel, topology, choose(request.config.getoption("--accel")), progress)
+        running.start()
+    with running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pair(request: pytest.FixtureRequest, lab: Lab) -> Pair:
+    """A host kernel and the topology's first spawned kernel, both alive."""
+    with _steps(request):
+        return lab.pair()
+
+
+@pytest.fixture
+def seen(request: pytest.FixtureRequest) -> Seen:
+    """Record one line of what the test saw."""
+
+    def record(text: str) -> None:
+        request.node.user_properties.append(("seen", text))
+
+    return record
+
+
+class _steps:  # noqa: N801 - reads as the verb it is
+    """Let builds and boots show their steps although pytest captures the output."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
+
+    def __enter__(self) -> Any:
+        from harness.progress import Progress
+
+        if self._capture is not None:
+            self._capture.suspend_global_capture(in_=False)
+        return Progress()
+
+    def __exit__(self, *_: object) -> None:
+        if self._capture is not None:
+            self._capture.resume_global_capture()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what a reader needs to the report: the verdict on the claim, and the consoles on failure."""
+    report = yield
+    marker = item.get_closest_marker("claim")
+    failed = report.failed
+    if marker is not None and (report.when == "call" or failed):
+        lines = [value for key, value in item.user_properties if key == "seen"]
+        if failed and call.excinfo is not None:
+            lines.append(str(call.excinfo.value).partition("\n")[0])
+        report.mkh_verdict = Verdict(
+            marker.args[0], marker.kwargs["source"], not failed, "; ".join(map(str, lines))
+        )
+    running = getattr(item, "funcargs", {}).get("pair")
+    if failed and running is not None:
+        for kernel in (running.host, running.spawned):
+            report.sections.append((f"console of {kernel.name}", kernel.console.tail(40)))
+    return report
+
+
+def verdicts(reports: list[pytest.TestReport]) -> list[Verdict]:
+    """Return the verdicts on claims that a run's test reports carry."""
+    return [report.mkh_verdict for report in reports if hasattr(report, "mkh_verdict")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of claims below the tests."""
+    reports = [
+        report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])
+    ]
+    found = verdicts(reports)
+    if found:
+        from rich.console import Console
+
+        from harness.report.claims import claims_table
+
+        width = None if terminalreporter.isatty else 140
+        terminalreporter.section("claims")
+        Console(file=terminalreporter._tw._file, width=width).print(claims_table(found))

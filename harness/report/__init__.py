@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Results and consoles for people and for other systems."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""What kernels and QEMU print, read into facts: /proc files, heartbeats, messages, registers."""
+
+import fdt
+import pytest
+
+from harness.definition import SpawnedKernel
+from harness.errors import HarnessError
+from harness.model import Region
+from harness.multikernel.devicetree import instances_blob
+from harness.multikernel.kernel import parse_apic_ids, parse_heartbeat, parse_iomem
+from harness.multikernel.messaging import parse_received
+from harness.oracle.processors import parse_registers
+
+IOMEM = """\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+000f0000-000fffff : System ROM
+00100000-3fffffff : System RAM
+  01000000-017fffff : Kernel code
+40000000-5fffffff : Multikernel Memory Pool
+  40000000-4fffffff : mk-instance-1-alpha-region-0
+"""
+
+
+def test_iomem_lines_become_resources_with_depth():
+    resources = parse_iomem(IOMEM)
+    assert [r.region for r in resources if r.name == "System RAM"] == [
+        Region.from_bounds(0x1000, 0x9FBFF),
+        Region.from_bounds(0x100000, 0x3FFFFFFF),
+    ]
+    instance = next(r for r in resources if r.name == "mk-instance-1-alpha-region-0")
+    assert (instance.depth, instance.region) == (1, Region(0x40000000, 0x10000000))
+
+
+def test_iomem_read_without_privilege_is_not_mistaken_for_facts():
+    with pytest.raises(HarnessError, match="CAP_SYS_ADMIN"):
+        parse_iomem("00000000-00000000 : System RAM\n00000000-00000000 : Reserved\n")
+
+
+def test_iomem_refuses_other_text():
+    with pytest.raises(HarnessError, match="not a line of /proc/iomem"):
+        parse_iomem("cat: can't open '/proc/iomem'\n")
+
+
+def test_apic_ids_are_by_logical_cpu():
+    text = "processor\t: 0\napicid\t\t: 0\ninitial apicid\t: 9\n\nprocessor\t: 1\napicid\t\t: 4\ninitial apicid\t: 9\n"
+    assert parse_apic_ids(text) == {0: 0, 1: 4}
+
+
+def test_cpuinfo_without_apic_ids_is_an_error():
+    with pytest.raises(HarnessError, match="no processor"):
+        parse_apic_ids("model name\t: toy\n")
+
+
+HEARTBEAT = """\
+now_ms=5000.000 interval_ms=10.000
+cpu=0 beats=100 last_ms=4995.000 max_gap_ms=12.500 state=online pid=70
+cpu=1 beats=50 last_ms=1000.000 max_gap_ms=11.000 state=online pid=71
+cpu=3 beats=7 last_ms=900.000 max_gap_ms=10.000 state=offline pid=72
+"""
+
+
+def test_a_gap_that_is_still_open_counts():
+    heartbeat = parse_heartbeat(HEARTBEAT)
+    assert heartbeat.cpus[0].max_gap_ms == 12.5
+    assert heartbeat.longest_gap_ms == 4000.0
+    assert set(heartbeat.cpus) == {0, 1}
+
+
+def test_a_stopped_cpu_is_named():
+    before = parse_heartbeat(HEARTBEAT)
+    after = parse_heartbeat(HEARTBEAT.replace("beats=100", "beats=101"))
+    assert after.stopped_since(before) == [1]
+
+
+def test_no_heartbeat_at_all_is_an_error():
+    with pytest.raises(HarnessError, match="no CPU has a heartbeat"):
+        parse_heartbeat("")
+
+
+def test_received_messages_are_exact():
+    first, second = parse_received("dropped=0\n0 1 0x4000 0 3 0aff00\n1 0 0x4001 7 0 -\n")
+    assert (first.sender, first.type, first.payload) == (1, 0x4000, b"\x0a\xff\x00")
+    assert (second.subtype, second.payload) == (7, b"")
+
+
+def test_a_torn_message_line_is_an_error():
+    with pytest.raises(HarnessError, match="contradicts itself"):
+        parse_received("0 1 0x4000 0 4 0aff00\n")
+
+
+def test_the_blob_says_what_is_granted():
+    blob = instances_blob([SpawnedKernel(name="alpha", id=5, cpus=(2, 3), memory=0x1000_0000)])
+    tree = fdt.parse_dtb(blob)
+    assert int.from_bytes(blob[4:8], "big") == len(blob), "totalsize is the byte count"
+    assert tree.get_property("compatible").value == "multikernel-v1"
+    assert tree.get_property("id", "/instances/alpha").value == 5
+    assert list(tree.get_property("cpus", "/instances/alpha/resources")) == [2, 3]
+    assert tree.get_property("memory-bytes", "/instances/alpha/resources").value == 0x1000_0000
+
+
+REGISTERS = """\
+
+CPU#0
+RAX=ffffffff81a0b0c0 RBX=0000000000000000 RCX=0000000000000001 RDX=0000000000000000
+RIP=ffffffff810a0b0c RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
+CR0=80050033 CR2=00007f0000000000 CR3=0000000001a0a000 CR4=000006f0
+
+CPU#3
+RIP=ffffffff810a0b0d RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
+CR0=80050033 CR2=0000000000000000 CR3=8000000041a0a801 CR4=000006f0
+"""
+
+
+def test_registers_name_page_table_roots_without_flag_bits():
+    processors = parse_registers(REGISTERS)
+    assert [(p.index, p.cr3) for p in processors] == [(0, 0x1A0A000), (3, 0x41A0A000)]
+
+
+def test_an_unknown_register_dump_is_an_error():
+    with pytest.raises(HarnessError):
+        parse_registers("unknown command: 'info registers'\n")
