@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from rich.console import Console
 from rich.markup import escape
 
 from harness import paths, plugin

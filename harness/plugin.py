@@ -112,7 +112,7 @@ def seen(request: pytest.FixtureRequest) -> Seen:
     return record
 
 
-class _steps:  # noqa: N801 - reads as the verb it is
+class _steps:
     """Let builds and boots show their steps although pytest captures the output."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:

@@ -15,7 +15,7 @@ from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Kernel
 
 REBOOT_CMD_START = 0x4D4B4C49
-"""reboot(2) command that starts a loaded kernel. Source: LINUX_REBOOT_CMD_MULTIKERNEL in v1, v2 and the tree."""
+"""reboot(2) command that starts a loaded kernel. Source: LINUX_REBOOT_CMD_MULTIKERNEL in all posts."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_iomem_refuses_other_text():
 
 
 def test_apic_ids_are_by_logical_cpu():
-    text = "processor\t: 0\napicid\t\t: 0\ninitial apicid\t: 9\n\nprocessor\t: 1\napicid\t\t: 4\ninitial apicid\t: 9\n"
+    text = "processor\t: 0\napicid\t\t: 0\ninitial apicid\t: 9\n\nprocessor\t: 1\napicid\t\t: 4\n"
     assert parse_apic_ids(text) == {0: 0, 1: 4}
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Arithmetic on memory regions: everything the partition claims rest on."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def bytes_of(regions):
 def test_merged_keeps_every_byte_and_leaves_gaps_between(regions):
     joined = merged(regions)
     assert bytes_of(joined) == bytes_of(regions)
-    assert all(a.end < b.start for a, b in zip(joined, joined[1:], strict=False))
+    assert all(a.end < b.start for a, b in pairwise(joined))
 
 
 @given(REGIONS, REGIONS)
