@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""What came of a command that a guest ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+
+SHOWN = 4000
+"""Bytes of each stream that an error shows."""
+
+
+class ChannelError(HarnessError):
+    """A command could not be carried out: no agent, a time-out, trouble in the kernel."""
+
+
+class CommandFailed(HarnessError):
+    """A command ended with another status than 0."""
+
+
+def shown(stream: bytes | bytearray) -> str:
+    """Return the end of a stream, safe for a terminal and a report."""
+    text = stream[-SHOWN:].decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text).strip() or "(nothing)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended: ``status`` is its exit status, or minus the signal that killed it."""
+
+    kernel: str
+    command: str
+    status: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the white space around it."""
+        return self.stdout.decode("utf-8", "replace").strip()
+
+    def check(self) -> Result:
+        """Return this result, or raise CommandFailed with both streams when the status is not 0."""
+        if self.status:
+            raise CommandFailed(
+                f"{self.kernel}: the command {self.command!r} ended with status {self.status}",
+                details=f"stdout: {shown(self.stdout)}\nstderr: {shown(self.stderr)}",
+            )
+        return self
