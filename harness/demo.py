@@ -25,11 +25,9 @@ CLAIMS = paths.CHECKOUT / "tests" / "conformance" / "test_pair.py"
 def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> bool:
     """Bring the kernels up, check every claim, print all of it; return whether every claim held."""
     console = progress.console
+    lab = Lab(build, topology, accel, progress)
     names = ["host", *(spawned.name for spawned in topology.spawned)]
-    columns = Columns(console, names)
-    lab = Lab(build, topology, accel, progress, on_line=columns.feed)
-    with _shown(columns), lab:
-        lab.start()
+    with _shown(Columns(console, lab.machine.consoles, names)), lab:
         lab.pair()
         with progress.step("checking the claims"):
             reports = _check(lab)
@@ -57,7 +55,7 @@ def _shown(columns: Columns) -> Iterator[None]:
         columns.header()
         while not stop.wait(0.1):
             columns.show()
-        columns.show()
+        columns.show(unfinished=True)
 
     printer = threading.Thread(target=show, name="columns")
     printer.start()

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from harness.build import Build
@@ -20,9 +19,6 @@ from harness.vm.machine import Machine, MachineSpec
 
 BOOT_TIMEOUT = 120.0
 """Seconds that a kernel has from its start to its user space, before scaling by the accelerator."""
-
-OnLine = Callable[[str, float, str], None]
-"""Called with a kernel's name, seconds since the machine started, and one line of its console."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +36,22 @@ class Pair:
 class Lab:
     """One machine with its host kernel and the kernels spawned so far.
 
-    A context manager; ``start`` may be called before or inside the block. Raises HarnessError with
-    the consoles' last lines when a kernel does not come up.
+    A context manager: entering it boots the host kernel, leaving it ends the machine. Raises
+    HarnessError with the console's last lines when a kernel does not come up.
     """
 
-    def __init__(
-        self,
-        build: Build,
-        topology: Topology,
-        accel: Accel,
-        progress: Progress,
-        on_line: OnLine | None = None,
-    ) -> None:
+    def __init__(self, build: Build, topology: Topology, accel: Accel, progress: Progress) -> None:
         self.build = build
         self.topology = topology
         self.accel = accel
         self.progress = progress
         self.dialect: Dialect = find_dialect(build.definition.dialect)
+        arguments = (*console_arguments(topology, "host"), *self.dialect.host_arguments(topology))
         self.machine = Machine(
             MachineSpec(
                 kernel=build.bzimage,
                 initrd=build.host_initrd,
-                cmdline=" ".join(
-                    (*console_arguments(topology, "host"), *self.dialect.host_arguments(topology), "panic=0")
-                ),
+                cmdline=" ".join(arguments),
                 vcpus=topology.vcpus,
                 memory_mib=topology.memory_mib,
                 machine=topology.machine,
@@ -72,33 +60,23 @@ class Lab:
             ),
             accel,
         )
-        self.host = self._kernel("host")
+        self.host: Kernel
         self._pairs: dict[str, Pair] = {}
-        if on_line is not None:
-            for name in ("host", *(spawned.name for spawned in topology.spawned)):
-                self.machine.consoles[name].subscribe(lambda when, line, name=name: on_line(name, when, line))
 
     def __enter__(self) -> Self:
+        with ExitStack() as undo, self.progress.step(f"booting the host kernel ({self.accel.name})") as step:
+            undo.enter_context(self.machine)
+            self.host = self._kernel("host")
+            self._wait_for_user_space(self.host)
+            self.host.start_heartbeat()
+            step.done(
+                f"Linux {self.build.version}, {self.topology.vcpus} CPUs, {self.topology.memory_mib} MiB"
+            )
+            undo.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.machine.stop()
-
-    def start(self) -> None:
-        """Start the machine and wait until the host's user space takes commands."""
-        with self.progress.step(f"booting the host kernel ({self.accel.name})") as step:
-            self.machine.start()
-            try:
-                self._wait_for_user_space(self.host)
-                self.host.start_heartbeat()
-            except BaseException:
-                self.machine.stop()
-                raise
-            step.done(
-                f"Linux {self.build.version}, {self.topology.vcpus} vCPUs, {self.topology.memory_mib} MiB"
-            )
+    def __exit__(self, *_: object) -> None:
+        self.machine.end()
 
     def pair(self, name: str | None = None) -> Pair:
         """Return the host and the spawned kernel ``name``, spawning it at the first call.
@@ -129,7 +107,7 @@ class Lab:
         return Pair(self, host, kernel, instance, arguments, before)
 
     def _kernel(self, name: str) -> Kernel:
-        return Kernel(name, self.machine.consoles[name], self.machine.channels[f"{name}.agent"])
+        return Kernel(name, self.machine.console(name), self.machine.channel(name), self.accel.factor)
 
     def _wait_for_user_space(self, kernel: Kernel) -> None:
         kernel.console.expect(rf"mkh: user space is up on {kernel.name}", timeout=BOOT_TIMEOUT)

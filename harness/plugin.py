@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +89,10 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
     kernel: Build = request.getfixturevalue("build")
     topology = load_topology(request.config.getoption("--topology") or kernel.definition.topology)
-    with _steps(request) as progress:
-        running = Lab(kernel, topology, choose(request.config.getoption("--accel")), progress)
-        running.start()
-    with running:
+    with ExitStack() as stack:
+        with _steps(request) as progress:
+            accel = choose(request.config.getoption("--accel"))
+            running = stack.enter_context(Lab(kernel, topology, accel, progress))
         yield running
 
 

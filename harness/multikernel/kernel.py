@@ -53,18 +53,19 @@ class Heartbeat:
 
 
 class Kernel:
-    """A live kernel: its console for what it prints, its channel for commands."""
+    """A live kernel: its console for what it prints, its channel for commands.
 
-    def __init__(self, name: str, console: Console, channel: Channel) -> None:
+    Time-outs are in seconds of a computer with KVM; ``factor`` stretches them for the accelerator.
+    """
+
+    def __init__(self, name: str, console: Console, channel: Channel, factor: float) -> None:
         self.name = name
         self.console = console
         self.channel = channel
+        self.factor = factor
 
     def run(self, command: str, *, timeout: float = 30.0) -> str:
-        """Run a shell command, require exit status 0, return its standard output.
-
-        ``timeout`` is in seconds before scaling by the accelerator. Raises HarnessError.
-        """
+        """Run a shell command, require exit status 0, return its standard output. Raises HarnessError."""
         return self.channel.run(command, timeout=timeout).check().text
 
     def read(self, path: str) -> str:

@@ -43,11 +43,11 @@ def received(kernel: Kernel) -> tuple[Message, ...]:
 
 
 def wait_for(kernel: Kernel, payload: bytes, *, timeout: float = 20.0) -> Message:
-    """Wait until a message with this payload has arrived; ``timeout`` in seconds.
+    """Wait until a message with this payload has arrived.
 
     Raises HarnessError that shows what arrived instead.
     """
-    deadline = time.monotonic() + timeout * kernel.channel.timeout_factor
+    deadline = time.monotonic() + timeout * kernel.factor
     while True:
         messages = received(kernel)
         for message in messages:

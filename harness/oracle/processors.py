@@ -30,7 +30,7 @@ class Processor:
 
 def processors(machine: Machine) -> tuple[Processor, ...]:
     """Read the registers of all vCPUs; the machine may run."""
-    text = machine.qmp.execute("human-monitor-command", {"command-line": "info registers -a"})
+    text = machine.qmp.execute("human-monitor-command", command_line="info registers -a")
     return parse_registers(str(text))
 
 

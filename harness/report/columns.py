@@ -7,13 +7,15 @@ a pager. The lines of all kernels share one clock.
 
 from __future__ import annotations
 
-import queue
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console as Display
 from rich.table import Table
 from rich.text import Text
+
+from harness.vm.console import Console
 
 _COLOURS = ("cyan", "yellow", "magenta", "green")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-_])")
@@ -27,22 +29,34 @@ def printable(line: str) -> str:
 
 
 class Columns:
-    """Prints one column per kernel. ``feed`` may be called from any thread, ``show`` from one."""
+    """Prints one column per kernel; ``consoles`` gains an entry when a machine has one more.
 
-    def __init__(self, console: Console, names: Sequence[str]) -> None:
-        self.console = console
+    Times are seconds since this object was made.
+    """
+
+    def __init__(self, display: Display, consoles: Mapping[str, Console], names: Sequence[str]) -> None:
+        self.display = display
         self.names = list(names)
-        self._lines: queue.SimpleQueue[tuple[str, float, str]] = queue.SimpleQueue()
+        self._consoles = consoles
+        self._started = time.monotonic()
+        self._shown = dict.fromkeys(names, 0)
 
-    def feed(self, name: str, when: float, line: str) -> None:
-        """Queue one line of kernel ``name``, seen ``when`` seconds after the start."""
-        self._lines.put((name, when, line))
+    def show(self, *, unfinished: bool = False) -> None:
+        """Print what has come since the last call, in the order in which it came.
 
-    def show(self) -> None:
-        """Print the lines that are queued."""
-        while not self._lines.empty():
-            name, when, line = self._lines.get()
-            self._row({name: f"{when:6.2f} {_TIMESTAMP.sub('', printable(line))}"})
+        A line that is not finished yet is left for later unless ``unfinished``.
+        """
+        new: list[tuple[float, str, str]] = []
+        for name in self.names:
+            if name not in self._consoles:
+                continue
+            console = self._consoles[name]
+            lines = console.lines()
+            end = len(lines) if unfinished or console.text.endswith("\n") else len(lines) - 1
+            new += [(line.time - self._started, name, line.text) for line in lines[self._shown[name] : end]]
+            self._shown[name] = max(end, self._shown[name])
+        for when, name, text in sorted(new, key=lambda line: line[0]):
+            self._row({name: f"{when:6.2f} {_TIMESTAMP.sub('', printable(text))}"})
 
     def header(self) -> None:
         """Print the kernels' names over their columns."""
@@ -58,4 +72,4 @@ class Columns:
                 for index, name in enumerate(self.names)
             )
         )
-        self.console.print(grid)
+        self.display.print(grid)

@@ -4,6 +4,7 @@
 One machine with a host kernel and one spawned kernel serves them all; nothing here disturbs it.
 """
 
+import re
 import secrets
 
 import pytest
@@ -25,9 +26,9 @@ pytestmark = pytest.mark.needs("spawn")
     "the second kernel prints its own banner", source="RFC v1 0/7: several kernel instances on one machine"
 )
 def test_banner(pair: Pair, seen: Seen) -> None:
-    banner = pair.spawned.console.search(r"Linux version (\S+)")
+    banner = re.search(r"Linux version (\S+)", pair.spawned.console.text)
     assert banner, "no 'Linux version' line on the spawned kernel's own serial line"
-    release = banner[1].decode()
+    release = banner[1]
     seen(f"Linux {release}")
     assert release == pair.lab.build.version, f"the banner is of another build than {pair.lab.build.version}"
 

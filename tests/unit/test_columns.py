@@ -2,22 +2,42 @@
 """Consoles side by side: every line in its kernel's column, nothing moves the terminal's cursor."""
 
 import io
+import time
+from types import SimpleNamespace
 
-from rich.console import Console
+from rich.console import Console as Display
 
 from harness.report.columns import Columns, printable
+from harness.vm.console import Line
 
 
-def test_lines_come_in_their_columns_and_in_order():
+def a_console(*lines, text="\n"):
+    """Stand in for a console that has printed these lines."""
+    return SimpleNamespace(lines=lambda: list(lines), text=text)
+
+
+def shown(consoles, **options):
     out = io.StringIO()
-    columns = Columns(Console(file=out, width=60), ["host", "alpha"])
-    columns.feed("host", 0.5, "[    0.000000] Linux version 7.3.4")
-    columns.feed("alpha", 1.25, "hello")
-    columns.show()
-    host, alpha = out.getvalue().splitlines()
-    assert host.startswith("  0.50 Linux version 7.3.4")
-    assert alpha[:30].strip() == ""
-    assert alpha[30:].strip() == "1.25 hello"
+    Columns(Display(file=out, width=60), consoles, ["host", "alpha"]).show(**options)
+    return out.getvalue().splitlines()
+
+
+def test_lines_come_in_their_columns_in_the_order_of_their_times():
+    now = time.monotonic()
+    host = a_console(Line(now + 0.5, "[    0.000000] Linux version 7.3.4"), Line(now + 2, "later"))
+    first, second, third = shown({"host": host, "alpha": a_console(Line(now + 1.25, "hello"))})
+    assert "Linux version 7.3.4" in first
+    assert first.split()[0] == "0.50"
+    assert "[" not in first, "the kernel's own time stamp is left out"
+    assert second[:30].strip() == ""
+    assert second.split() == ["1.25", "hello"]
+    assert "later" in third
+
+
+def test_an_unfinished_line_waits_for_its_end():
+    prompt = a_console(Line(time.monotonic(), "host# "), text="host# ")
+    assert shown({"host": prompt}) == []
+    assert len(shown({"host": prompt}, unfinished=True)) == 1
 
 
 def test_console_bytes_cannot_move_the_cursor():
