@@ -54,26 +54,29 @@ int cmd_write_once(int argc, char **argv)
 }
 
 /*
- * poll-serial DEVICE: with irq 0 the 8250 driver polls the port from a timer.
+ * poll-serial DEVICE [IRQ=0]: with irq 0 the 8250 driver polls the port from a
+ * timer; another number is for a port whose interrupt the driver guessed wrong.
  * EBUSY means that somebody has the port open already.
  */
 int cmd_poll_serial(int argc, char **argv)
 {
 	struct serial_struct serial;
-	int fd, before;
+	int fd, before, irq = 0;
 
-	if (argc != 1)
-		usage("poll-serial wants DEVICE");
+	if (argc < 1 || argc > 2)
+		usage("poll-serial wants DEVICE [IRQ]");
+	if (argc == 2)
+		irq = parse_number("irq", argv[1], 255);
 	fd = open(argv[0], O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		fail_errno("open %s", argv[0]);
 	if (ioctl(fd, TIOCGSERIAL, &serial) < 0)
 		fail_errno("TIOCGSERIAL %s", argv[0]);
 	before = serial.irq;
-	serial.irq = 0;
+	serial.irq = irq;
 	if (ioctl(fd, TIOCSSERIAL, &serial) < 0)
-		fail_errno("TIOCSSERIAL %s irq=0", argv[0]);
-	printf("device=%s\nport=%#x\ntype=%d\nirq_before=%d\nirq=0\n", argv[0],
-	       serial.port, serial.type, before);
+		fail_errno("TIOCSSERIAL %s irq=%d", argv[0], irq);
+	printf("device=%s\nport=%#x\ntype=%d\nirq_before=%d\nirq=%d\n", argv[0],
+	       serial.port, serial.type, before, irq);
 	return 0;
 }
