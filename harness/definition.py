@@ -156,7 +156,9 @@ def _load(name: str, folder: Path, kind: type[T]) -> T:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
-        raise UsageError(f"cannot read the {noun} {path}: {error}", advice=f"choose one of: {known}") from None
+        raise UsageError(
+            f"cannot read the {noun} {path}: {error}", advice=f"choose one of: {known}"
+        ) from None
     try:
         found = msgspec.convert(tomllib.loads(text), kind)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
@@ -185,16 +187,19 @@ def _check(topology: Topology) -> None:
         raise refuse("the spawned kernels are granted more memory than the pool has")
     if topology.pool.region.end > topology.memory_mib << 20:
         raise refuse(f"the pool {topology.pool.region} lies beyond the {topology.memory_mib} MiB of memory")
-    for what, values in (
+    uses: tuple[tuple[str, list[str | int]], ...] = (
         ("serial line", [serial.line for serial in topology.serial]),
         ("serial port", [serial.port for serial in topology.serial]),
         ("spawned kernel's name", [kernel.name for kernel in topology.spawned]),
         ("spawned kernel's id", [kernel.id for kernel in topology.spawned]),
-    ):
+    )
+    for what, values in uses:
         twice = {value for value in values if values.count(value) > 1}
         if twice:
             raise refuse(f"{what} used twice: {', '.join(map(str, sorted(twice)))}")
-    needed = {f"{kernel}{end}" for kernel in ("host", *(k.name for k in topology.spawned)) for end in ("", ".agent")}
+    needed = {
+        f"{kernel}{end}" for kernel in ("host", *(k.name for k in topology.spawned)) for end in ("", ".agent")
+    }
     missing = needed - {serial.line for serial in topology.serial}
     if missing:
         raise refuse(f"serial lines missing: {', '.join(sorted(missing))}")

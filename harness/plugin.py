@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose capability the definition does not expect; one that is expected must work."""
+    """Put the claim into every report, and skip what the kernel's definition does not expect."""
+    marker = item.get_closest_marker("claim")
+    if marker is not None:
+        item.user_properties += [("claim", marker.args[0]), ("source", marker.kwargs["source"])]
     needed = {name for marker in item.iter_markers("needs") for name in marker.args}
     if needed:
         from harness.definition import load_definition
@@ -135,27 +138,30 @@ class _steps:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what a reader needs to the report: the verdict on the claim, and the consoles on failure."""
+    """Show the consoles' last lines beside a failure."""
     report = yield
-    marker = item.get_closest_marker("claim")
-    failed = report.failed
-    if marker is not None and (report.when == "call" or failed):
-        lines = [value for key, value in item.user_properties if key == "seen"]
-        if failed and call.excinfo is not None:
-            lines.append(str(call.excinfo.value).partition("\n")[0])
-        report.mkh_verdict = Verdict(
-            marker.args[0], marker.kwargs["source"], not failed, "; ".join(map(str, lines))
-        )
     running = getattr(item, "funcargs", {}).get("pair")
-    if failed and running is not None:
+    if report.failed and running is not None:
         for kernel in (running.host, running.spawned):
             report.sections.append((f"console of {kernel.name}", kernel.console.tail(40)))
     return report
 
 
-def verdicts(reports: list[pytest.TestReport]) -> list[Verdict]:
+def verdicts(reports: Iterable[pytest.TestReport]) -> list[Verdict]:
     """Return the verdicts on claims that a run's test reports carry."""
-    return [report.mkh_verdict for report in reports if hasattr(report, "mkh_verdict")]
+    found = []
+    for report in reports:
+        properties = report.user_properties
+        claims = [value for key, value in properties if key == "claim"]
+        if not claims or report.skipped or (report.when != "call" and report.passed):
+            continue
+        seen = [str(value) for key, value in properties if key == "seen"]
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None:
+            seen.append(crash.message.partition("\n")[0])
+        sources = [value for key, value in properties if key == "source"]
+        found.append(Verdict(str(claims[0]), str(sources[0]), report.passed, "; ".join(seen)))
+    return found
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
