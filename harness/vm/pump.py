@@ -35,6 +35,7 @@ class Pump:
         self._subscribers: list[Subscriber] = []
         self._stop = False
         self.ended = False
+        self._publishing = False
         self._thread = threading.Thread(target=self._run, name=f"pump {name}", daemon=True)
 
     def start(self) -> None:
@@ -74,6 +75,19 @@ class Pump:
             fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, waiting)
             return len(self._outgoing) + waiting[0]
 
+    def drain(self, timeout: float = 1.0) -> None:
+        """Wait until all that has come was read and handed on, at most ``timeout`` seconds."""
+        waiting = array.array("i", [0])
+        give_up = time.monotonic() + timeout
+        while time.monotonic() < give_up:
+            with self._lock:
+                if self.ended or self._stop:
+                    return
+                fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, waiting)
+                if not waiting[0] and not self._publishing:
+                    return
+            time.sleep(0.002)
+
     def close(self) -> None:
         """End the thread and close the socket, after reading what has already come."""
         with self._lock:
@@ -108,15 +122,18 @@ class Pump:
             self._publish(b"")
 
     def _read(self) -> None:
-        try:
-            data = self._sock.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            # QEMU went away with bytes of ours unread.
-            data = b""
+        with self._lock:
+            try:
+                data = self._sock.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                # QEMU went away with bytes of ours unread.
+                data = b""
+            self._publishing = True
         self.ended = not data
         self._publish(data)
+        self._publishing = False
 
     def _flush(self) -> None:
         with self._lock, contextlib.suppress(OSError):

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""One running QEMU: its life, its death and the cause, its lines."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from contextlib import ExitStack, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO, Self, TypeVar
+
+from harness import process
+from harness.errors import HarnessError, UsageError
+from harness.vm.accel import Accel, choose
+from harness.vm.channel import Channel
+from harness.vm.console import Console
+from harness.vm.memory import open_ram
+from harness.vm.pump import Pump
+from harness.vm.qmp import Qmp, QmpError
+from harness.vm.spec import MachineSpec, arguments
+
+__all__ = ["Cause", "Machine", "MachineSpec", "State"]
+
+QEMU = "qemu-system-x86_64"
+AGENT = ".agent"
+T = TypeVar("T")
+
+
+class State(Enum):
+    """Live: the guest runs. Frozen: the harness stopped it. Wrecked: it stopped for good, its
+    memory and registers kept as evidence. Gone: there is no QEMU (any more)."""
+
+    LIVE = "live"
+    FROZEN = "frozen"
+    WRECKED = "wrecked"
+    GONE = "gone"
+
+
+class Cause(Enum):
+    """Why a machine is wrecked or gone."""
+
+    POWERED_OFF = "the guest powered the machine off"
+    RESET = "the machine was reset (a reboot, or a triple fault)"
+    PANIC = "the guest reported a panic"
+    CRASHED = "QEMU crashed"
+    LOST = "QEMU was killed from outside"
+    TIMED_OUT = "the harness ended it after a time-out"
+    CLOSED = "the harness ended it"
+
+
+_REASONS = {"guest-shutdown": Cause.POWERED_OFF, "guest-reset": Cause.RESET, "guest-panic": Cause.PANIC}
+
+
+class Machine:
+    """A QEMU that lives as long as the ``with`` block, and never longer than the harness.
+
+    A serial line called ``NAME`` is kernel NAME's console, ``NAME.agent`` its agent's line. All
+    consoles are read from the first byte on. ``ram`` is the file that the guest's memory maps.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        accel: Accel | None = None,
+        *,
+        qemu: str = QEMU,
+        ram_folders: tuple[Path, ...] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.accel = accel or choose()
+        self.state = State.GONE
+        self.cause: Cause | None = None
+        self.argv: list[str] = []
+        self.ram: BinaryIO
+        self.qmp = Qmp(spec.kernel.name, self._on_event)
+        self.consoles: dict[str, Console] = {}
+        self.channels: dict[str, Channel] = {}
+        self._qemu = qemu
+        self._ram_folders = ram_folders
+        self._pumps: list[Pump] = []
+        self._stderr: BinaryIO
+        self._process: subprocess.Popen[bytes]
+        self._changed = threading.Condition()
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self._resources.close)
+            self._start()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def command_line(self) -> str:
+        """QEMU's command line as a shell would take it; descriptors stand for files and sockets."""
+        return shlex.join(self.argv)
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._process.pid
+
+    @property
+    def stderr(self) -> str:
+        """What QEMU has written to standard error."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode("utf-8", "replace").strip()
+
+    def console(self, kernel: str) -> Console:
+        """Return the console of ``kernel``. Raises UsageError when the machine has none."""
+        return _named(self.consoles, kernel, "console")
+
+    def channel(self, kernel: str) -> Channel:
+        """Return the command channel of ``kernel``. Raises UsageError when the machine has none."""
+        return _named(self.channels, kernel, "agent's line")
+
+    def ended(self) -> str | None:
+        """Say why the guest runs no more, or None while it runs or is only frozen."""
+        return self.cause.value if self.cause is not None else None
+
+    def wait_end(self, timeout: float = 60.0) -> Cause:
+        """Wait until the guest has stopped for good. Raises HarnessError after ``timeout`` seconds.
+
+        The time-out is stretched by the accelerator's factor.
+        """
+        limit = timeout * self.accel.factor
+        with self._changed:
+            self._changed.wait_for(lambda: self.cause is not None, limit)
+            if self.cause is None:
+                raise HarnessError(f"the machine was still {self.state.value} after {limit:.0f} s")
+            return self.cause
+
+    def freeze(self) -> None:
+        """Stop all vCPUs. Raises QmpError when QEMU cannot."""
+        self.qmp.execute("stop")
+        self._move(State.FROZEN, (State.LIVE,))
+
+    def thaw(self) -> None:
+        """Let all vCPUs go on. Raises HarnessError when the machine is not frozen."""
+        if self.state is not State.FROZEN:
+            raise HarnessError(f"the machine is {self.state.value}, not frozen")
+        self.qmp.execute("cont")
+        self._move(State.LIVE, (State.FROZEN,))
+
+    def end(self, cause: Cause = Cause.CLOSED) -> None:
+        """End QEMU and free everything. Harmless when it was done before."""
+        self._stop(State.GONE, cause)
+        self._resources.close()
+
+    def _start(self) -> None:
+        qemu = shutil.which(self._qemu)
+        if qemu is None:
+            raise HarnessError(
+                f"{self._qemu} is not on PATH", advice="run: sudo apt-get install qemu-system-x86"
+            )
+        for file in filter(None, (self.spec.kernel, self.spec.initrd)):
+            if not file.is_file():
+                raise UsageError(f"there is no file {file} to boot", advice="build it first")
+        self._stderr = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        self.ram = self._resources.enter_context(open_ram(self.spec.memory_mib << 20, self._ram_folders))
+        with ExitStack() as theirs:
+            ends = [self._pair(theirs) for _ in range(len(self.spec.serial) + 1)]
+            fds = [far.fileno() for _, far in ends]
+            self.argv = [qemu, *arguments(self.spec, self.accel, self.ram.fileno(), fds[:-1], fds[-1])]
+            for line, (near, _) in zip(self.spec.serial, ends, strict=False):
+                self._attach(line.line, near)
+            self._process = process.popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=[*fds, self.ram.fileno()],
+            )
+        self._resources.callback(self._process.wait)
+        self._resources.callback(self._process.kill)
+        self._resources.callback(self.qmp.close)
+        self.state = State.LIVE
+        for pump in self._pumps:
+            pump.start()
+        try:
+            self.qmp.connect(ends[-1][0])
+        except QmpError as error:
+            self._fail(error)
+        threading.Thread(target=self._watch, name=f"watch {self.pid}", daemon=True).start()
+
+    def _pair(self, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+        """Make a socket pair: nothing in the file system, and no byte lost before a connection."""
+        near, far = socket.socketpair()
+        self._resources.callback(near.close)
+        return near, theirs.enter_context(far)
+
+    def _attach(self, line: str, sock: socket.socket) -> None:
+        pump = Pump(sock, line)
+        self._pumps.append(pump)
+        self._resources.callback(pump.close)
+        factor = self.accel.factor
+        kernel = line.removesuffix(AGENT)
+        if line == kernel:
+            self.consoles[kernel] = Console(pump, ended=self.ended, factor=factor)
+        else:
+            console = self.consoles.get(kernel)
+            self.channels[kernel] = Channel(
+                pump, kernel=kernel, console=console, ended=self.ended, factor=factor
+            )
+
+    def _fail(self, error: QmpError) -> None:
+        """Raise what made QEMU end at its start."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        status = self._process.poll()
+        how = "does not answer" if status is None else f"ended at once with status {status}"
+        self.state = State.GONE
+        raise HarnessError(
+            f"QEMU {how}: {error.what}",
+            details=f"It wrote: {self.stderr or '(nothing)'}\nCommand line: {self.command_line}",
+            advice="correct the topology or the command line; --accel tcg avoids KVM",
+        ) from None
+
+    def _watch(self) -> None:
+        """Wait for QEMU's end and say what it was."""
+        status = self._process.wait()
+        killed = -status in {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}
+        for pump in self._pumps:
+            pump.drain()
+        self._stop(State.GONE, Cause.LOST if killed else Cause.CRASHED)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "SHUTDOWN":
+            cause = _REASONS.get(event["data"].get("reason", ""))
+            if cause is not None:
+                # What the guest printed last is to be seen by those whose wait ends now.
+                for pump in self._pumps:
+                    pump.drain()
+                self._stop(State.WRECKED, cause)
+
+    def _stop(self, state: State, cause: Cause) -> None:
+        """Record that the guest has stopped; the first cause stands."""
+        with self._changed:
+            self.cause = self.cause or cause
+            self.state = state
+            self._changed.notify_all()
+        for console in self.consoles.values():
+            console.wake()
+        for channel in self.channels.values():
+            channel.wake()
+
+    def _move(self, state: State, allowed: tuple[State, ...]) -> None:
+        with self._changed:
+            if self.state in allowed:
+                self.state = state
+
+
+def _named(lines: dict[str, T], kernel: str, what: str) -> T:
+    if kernel not in lines:
+        raise UsageError(
+            f"the machine has no {what} for kernel {kernel!r}",
+            advice=f"choose one of: {', '.join(lines)}, or add a serial line to the topology",
+        )
+    return lines[kernel]
