@@ -29,8 +29,6 @@ class Dialect:
     name: str
     kimage: str
     """The /proc file that lists loaded images."""
-    needs_vmlinux: bool
-    """Whether ``load`` takes a vmlinux, not a bzImage, from the host's /boot."""
     host_arguments: Callable[[Topology], tuple[str, ...]]
     """Command line arguments that the host kernel needs."""
     spawned_arguments: Callable[[Topology, SpawnedKernel], tuple[str, ...]]

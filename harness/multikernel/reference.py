@@ -41,7 +41,6 @@ def _load(host: Kernel, instance: Instance, arguments: str) -> None:
 REFERENCE = Dialect(
     name="reference",
     kimage="/proc/kimage",
-    needs_vmlinux=False,
     host_arguments=_host_arguments,
     spawned_arguments=lambda topology, spawned: console_arguments(topology, spawned.name),
     grant=_grant,

@@ -68,7 +68,6 @@ def _start(host: Kernel, instance: Instance) -> None:
 V1 = Dialect(
     name="v1",
     kimage="/proc/multikernel",
-    needs_vmlinux=True,
     host_arguments=_host_arguments,
     spawned_arguments=_spawned_arguments,
     grant=_grant,
