@@ -1,2 +1,189 @@
 # SPDX-License-Identifier: MIT
-"""A kernel definition in, a bootable kernel out."""
+"""A kernel definition in, a bootable kernel out.
+
+    build(load_definition("reference"), Progress()) -> Build
+
+obtains the source, applies the series, merges the configuration, compiles kernel and modules,
+and packs the guests' user space; or finds all that in the store, in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness import paths
+from harness.build import initramfs, kconfig, kernel, source, store, worktree
+from harness.build import series as patches
+from harness.build.diff import HunkReport
+from harness.build.source import digest_of, parse_base
+from harness.definition import Base, Definition
+from harness.progress import Progress
+
+__all__ = ["Build", "build", "parse_base"]
+
+RECIPE = "1"
+"""Change this when the same inputs shall give another result: then nothing stored is used."""
+
+ELF_DIALECTS = ("v1",)
+"""Dialects that load vmlinux by segments; their host's archive holds it."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel ready to boot, and where its files are. ``version`` is its release, as uname says.
+
+    ``vmlinux`` has the symbols; ``initrd`` is for a spawned kernel, ``host_initrd`` for the host;
+    ``apply_report`` tells how each hunk applied. ``reused`` says that nothing had to be built.
+    """
+
+    definition: Definition
+    digest: str
+    version: str
+    folder: Path
+    source: str
+    reused: bool
+
+    @property
+    def bzimage(self) -> Path:
+        """The kernel that QEMU boots and the host spawns."""
+        return self.folder / "bzImage"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel as ELF with symbols."""
+        return self.folder / "vmlinux"
+
+    @property
+    def config(self) -> Path:
+        """The whole configuration."""
+        return self.folder / "config"
+
+    @property
+    def initrd(self) -> Path:
+        """The user space that every guest boots from."""
+        return self.folder / "initrd.cpio"
+
+    @property
+    def host_initrd(self) -> Path:
+        """The host's user space: ``initrd`` and the kernel to spawn in /boot."""
+        return self.folder / "host-initrd.cpio"
+
+    @property
+    def apply_report(self) -> tuple[HunkReport, ...]:
+        """What became of every hunk of the series."""
+        report = (self.folder / "apply-report.json").read_bytes()
+        return msgspec.json.decode(report, type=tuple[HunkReport, ...])
+
+
+def build(
+    definition: Definition, progress: Progress, *, series: Path | None = None, base: Base | None = None
+) -> Build:
+    """Build a definition, or find the same build in the store.
+
+    ``series`` and ``base`` replace the definition's own. Raises HarnessError saying what failed
+    and what to do: no source, a hunk that does not apply, a symbol not granted, code that does
+    not compile. Safe to run several times at once, and to kill.
+    """
+    wishes = kconfig.read_fragments(definition.configs)
+    chosen = patches.read(series if series is not None else _own_series(definition))
+    pristine = source.obtain((base,) if base is not None else definition.bases, progress)
+    kernel_digest = digest_of(
+        RECIPE, kernel.compiler(), pristine.digest, chosen.digest, kconfig.digest(wishes)
+    )
+    digest = digest_of(kernel_digest, *_guest_inputs(definition, initramfs.busybox(progress)))
+    entry = store.find(digest)
+    if entry is not None:
+        return _stored(definition, digest, entry, reused=True)
+    with store.build_lock(progress):
+        entry = store.find(digest)
+        if entry is None:
+            entry = _make(
+                definition,
+                progress,
+                digest=digest,
+                kernel_digest=kernel_digest,
+                pristine=pristine,
+                chosen=chosen,
+                wishes=wishes,
+            )
+        return _stored(definition, digest, entry, reused=False)
+
+
+def _make(
+    definition: Definition,
+    progress: Progress,
+    *,
+    digest: str,
+    kernel_digest: str,
+    pristine: source.Source,
+    chosen: patches.Series,
+    wishes: Sequence[kconfig.Wish],
+) -> Path:
+    """Fill a store entry; the build lock is held."""
+    folder = paths.cache() / "work" / (definition.name or "unnamed")
+    stamp = folder / "compiled"
+    log = folder / "build.log"
+    with store.adding(digest) as entry:
+        source.check_space(source.BUILD_SPACE)
+        tree, report = worktree.prepare(pristine, chosen, folder, progress)
+        with progress.step(f"Kernel {definition.name}") as step:
+            if stamp.exists() and stamp.read_text() == kernel_digest:
+                compiled = kernel.outputs(tree)
+                step.done("already compiled")
+            else:
+                stamp.unlink(missing_ok=True)
+                compiled = kernel.compile_kernel(tree, wishes, log, step)
+                stamp.write_text(kernel_digest)
+        with progress.step("Guest user space") as step:
+            modules = {
+                name: kernel.compile_module(
+                    tree, paths.INITRAMFS / "modules" / name, definition.dialect, folder / "modules.log", step
+                ).read_bytes()
+                for name in definition.modules
+            }
+            tools = {
+                name: initramfs.compile_tool(name, sources)
+                for name, sources in initramfs.tool_sources().items()
+            }
+            bzimage = compiled.bzimage.read_bytes()
+            elf = initramfs.stripped(compiled.vmlinux) if definition.dialect in ELF_DIALECTS else None
+            base = initramfs.base_archive(modules, tools, initramfs.busybox(progress))
+            (entry / "initrd.cpio").write_bytes(base)
+            (entry / "host-initrd.cpio").write_bytes(initramfs.host_archive(base, bzimage, elf))
+            step.done(f"{len(base) / 1e6:.1f} MB, {len(modules)} modules")
+        (entry / "bzImage").write_bytes(bzimage)
+        for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):
+            shutil.copyfile(file, entry / name)
+        (entry / "apply-report.json").write_bytes(msgspec.json.encode(report))
+        meta = {"release": compiled.release, "source": pristine.version, "definition": definition.name}
+        (entry / "meta.json").write_bytes(msgspec.json.encode(meta))
+    return store.folder() / digest
+
+
+def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -> Build:
+    meta = msgspec.json.decode((entry / "meta.json").read_bytes(), type=dict[str, str])
+    return Build(definition, digest, meta["release"], entry, meta["source"], reused)
+
+
+def _own_series(definition: Definition) -> Path | None:
+    return None if definition.series is None else paths.KERNELS / definition.series
+
+
+def _guest_inputs(definition: Definition, busybox: bytes) -> list[str]:
+    """Return the text of everything that goes into the guests' user space."""
+    files = [paths.INITRAMFS / "init.j2"]
+    for sources in initramfs.tool_sources().values():
+        files += sources
+    for name in definition.modules:
+        module = paths.INITRAMFS / "modules" / name
+        files += sorted(
+            f for f in module.glob("*") if f.suffix in (".c", ".h", ".S") or f.name in ("Kbuild", "Makefile")
+        )
+    contents = [f"{file.name}:{file.read_bytes().decode('latin-1')}" for file in files if file.is_file()]
+    return [definition.dialect, *definition.modules, *contents, hashlib.sha256(busybox).hexdigest()]

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The user space of every guest: busybox, the agent, mkctl, modules; as a cpio archive.
+
+Archives are written by hand so that the same content gives the same bytes. A kernel takes
+several archives one after another, so what only the host needs is one of its own behind the
+common one.
+"""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+from filelock import FileLock
+
+from harness import paths
+from harness.build import apt
+from harness.errors import HarnessError
+from harness.progress import Progress
+
+DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
+"""Device nodes that exist before devtmpfs is mounted: major and minor numbers."""
+
+TOOLS = {"mkagent": "agent", "mkctl": "mkctl"}
+"""Programs in the guest and the folders of their C sources."""
+
+CFLAGS = ("-static", "-O2", "-Wall", "-Wextra", "-s", "-Wl,--build-id=none")
+
+
+def archive(files: Mapping[str, bytes], devices: Mapping[str, tuple[int, int]] | None = None) -> bytes:
+    """Write a newc cpio archive of executable files, their folders, and character devices.
+
+    Names are relative, without a leading slash. Sorted, owned by root, all times 0.
+    """
+    members: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
+    for name, content in files.items():
+        members[name] = (stat.S_IFREG | 0o755, content, (0, 0))
+    for name, numbers in (devices or {}).items():
+        members[name] = (stat.S_IFCHR | 0o600, b"", numbers)
+    for name in list(members):
+        for folder in Path(name).parents:
+            if str(folder) != ".":
+                members.setdefault(str(folder), (stat.S_IFDIR | 0o755, b"", (0, 0)))
+    parts = [_member(number, name, *members[name]) for number, name in enumerate(sorted(members), start=1)]
+    parts.append(_member(0, "TRAILER!!!", 0, b"", (0, 0)))
+    whole = b"".join(parts)
+    return whole + bytes(-len(whole) % 512)
+
+
+def _member(number: int, name: str, mode: int, content: bytes, device: tuple[int, int]) -> bytes:
+    links = 2 if stat.S_ISDIR(mode) else 1
+    encoded = name.encode() + b"\0"
+    fields = (number, mode, 0, 0, links, 0, len(content), 0, 0, *device, len(encoded), 0)
+    header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
+    return header + bytes(-len(header) % 4) + content + bytes(-len(content) % 4)
+
+
+def busybox(progress: Progress) -> bytes:
+    """Return Debian's static busybox, fetched and verified by apt at the first use."""
+    file = paths.cache() / "guest" / "busybox"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")), progress.step("Guest user space: busybox") as step:
+            deb, version = apt.download("busybox-static", apt.own_suite(), step)
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+                subprocess.run(["dpkg-deb", "-x", str(deb), folder], check=True)
+                found = [path for path in Path(folder).glob("**/bin/busybox") if path.is_file()]
+                if not found:
+                    raise HarnessError(f"{deb.name} holds no busybox", advice=apt.INSTEAD)
+                found[0].rename(file)
+            deb.unlink()
+            step.done(version)
+    return file.read_bytes()
+
+
+def tool_sources(root: Path = paths.INITRAMFS) -> dict[str, tuple[Path, ...]]:
+    """Return each guest program's source files, headers included."""
+    return {
+        tool: tuple(sorted(file for file in (root / folder).glob("*") if file.suffix in (".c", ".h", ".S")))
+        for tool, folder in TOOLS.items()
+    }
+
+
+def compile_tool(name: str, sources: Sequence[Path]) -> bytes:
+    """Compile one guest program, statically linked. Raises HarnessError with gcc's messages."""
+    units = [str(source) for source in sources if source.suffix != ".h"]
+    if not units:
+        raise HarnessError(f"the guest program {name} has no source", advice="restore initramfs/ from git")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / name
+        command = ["gcc", *CFLAGS, "-o", str(program), *units]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise HarnessError(
+                f"the guest program {name} does not compile",
+                details=result.stderr[-3000:],
+                advice="correct its source in initramfs/; gcc needs libc6-dev (`make setup`)",
+            )
+        return program.read_bytes()
+
+
+def init_script(modules: Sequence[str], template: Path | None = None) -> bytes:
+    """Render the first program of a guest, which loads ``modules`` in this order."""
+    file = template or paths.INITRAMFS / "init.j2"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    try:
+        return (
+            environment.from_string(file.read_text(encoding="utf-8")).render(modules=list(modules)).encode()
+        )
+    except (OSError, jinja2.TemplateError) as error:
+        raise HarnessError(f"cannot render {file}: {error}", advice="correct the template") from None
+
+
+def base_archive(modules: Mapping[str, bytes], tools: Mapping[str, bytes], busybox: bytes) -> bytes:
+    """Build the archive that every guest boots from.
+
+    ``modules`` are loaded in their order; ``tools`` go to /bin.
+    """
+    files = {"init": init_script(list(modules)), "bin/busybox": busybox}
+    files |= {f"bin/{name}": content for name, content in tools.items()}
+    files |= {f"lib/modules/{name}.ko": content for name, content in modules.items()}
+    return archive(files, DEVICES)
+
+
+def host_archive(base: bytes, bzimage: bytes, vmlinux: bytes | None) -> bytes:
+    """Build the host kernel's archive: the common one, and behind it the kernel to spawn.
+
+    ``vmlinux`` is for dialects that load an ELF image, None for the others.
+    """
+    files = {"boot/bzImage": bzimage, "boot/initrd": base}
+    if vmlinux is not None:
+        files["boot/vmlinux"] = vmlinux
+    return base + archive(files)
+
+
+def stripped(vmlinux: Path) -> bytes:
+    """Return an ELF file without its debugging sections and symbols, which a loader never reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        slim = Path(folder) / "vmlinux"
+        subprocess.run(
+            ["strip", "--strip-all", "-o", str(slim), str(vmlinux)], check=True, capture_output=True
+        )
+        return slim.read_bytes()
