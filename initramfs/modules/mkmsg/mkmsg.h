@@ -2,6 +2,7 @@
 #ifndef MKMSG_H
 #define MKMSG_H
 
+#include <linux/seq_file.h>
 #include <linux/types.h>
 
 /* More than any generation carries, so that the refusal is the kernel's own. */
@@ -15,8 +16,12 @@ struct mkmsg_api {
 	int (*send)(int dest, u32 type, u32 subtype, const void *payload, u32 len);
 	/* Turns a message into its echo; false: it is an echo already. */
 	bool (*make_echo)(u32 *type, u32 *subtype);
+	/* Where an answer to this sender goes, or an error. */
+	int (*answer_to)(int sender);
 	/* What others call this kernel. */
 	int (*self)(void);
+	/* Lines of key=value that only this generation has; may be NULL. */
+	void (*show)(struct seq_file *seq);
 };
 
 extern const struct mkmsg_api mkmsg_api;

@@ -50,11 +50,17 @@ static bool make_echo(u32 *type, u32 *subtype)
 	return true;
 }
 
+static int answer_to(int sender)
+{
+	return sender;
+}
+
 const struct mkmsg_api mkmsg_api = {
 	.name = "reference",
 	.start = start,
 	.stop = stop,
 	.send = mk_send_message,
 	.make_echo = make_echo,
+	.answer_to = answer_to,
 	.self = mk_self_id,
 };

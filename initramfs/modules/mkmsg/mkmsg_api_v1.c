@@ -52,10 +52,32 @@ static bool make_echo(u32 *type, u32 *subtype)
 	return true;
 }
 
+/*
+ * A spawned kernel knows some of the host's CPUs, by numbers of its own; what it
+ * sent to a wrong one would come back to itself.
+ */
+static int answer_to(int sender)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		if (cpu_physical_id(cpu) == sender)
+			return cpu;
+	return -ENXIO;
+}
+
 /* A host is called by each of its CPUs; this is its first. */
 static int self(void)
 {
 	return cpu_physical_id(0);
+}
+
+static void show(struct seq_file *seq)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		seq_printf(seq, "cpu%d_apicid=%d\n", cpu, (int)cpu_physical_id(cpu));
 }
 
 const struct mkmsg_api mkmsg_api = {
@@ -64,5 +86,7 @@ const struct mkmsg_api mkmsg_api = {
 	.stop = stop,
 	.send = send,
 	.make_echo = make_echo,
+	.answer_to = answer_to,
 	.self = self,
+	.show = show,
 };

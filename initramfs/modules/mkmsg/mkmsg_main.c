@@ -108,7 +108,7 @@ static bool copy_message(u64 *seq, u64 end, struct message *copy)
 static void echo_work(struct work_struct *work)
 {
 	struct message *copy = kmalloc(sizeof(*copy), GFP_KERNEL);
-	int err;
+	int dest, err;
 
 	if (!copy)
 		return;
@@ -116,8 +116,10 @@ static void echo_work(struct work_struct *work)
 		next_echo++;
 		if (!mkmsg_api.make_echo(&copy->type, &copy->subtype))
 			continue;
-		err = mkmsg_api.send(copy->sender, copy->type, copy->subtype,
-				     copy->payload, min_t(u32, copy->len, KEPT_PAYLOAD));
+		dest = mkmsg_api.answer_to(copy->sender);
+		err = dest < 0 ? dest :
+			mkmsg_api.send(dest, copy->type, copy->subtype, copy->payload,
+				       min_t(u32, copy->len, KEPT_PAYLOAD));
 		spin_lock_irq(&lock);
 		if (err)
 			counters.echo_errors++;
@@ -348,6 +350,8 @@ static int stats_show(struct seq_file *seq, void *v)
 	seq_printf(seq, "sent=%llu\nsend_errors=%llu\n", now.sent, now.send_errors);
 	seq_printf(seq, "received=%llu\ndropped=%llu\n", now.received, now.dropped);
 	seq_printf(seq, "echoed=%llu\necho_errors=%llu\n", now.echoed, now.echo_errors);
+	if (mkmsg_api.show)
+		mkmsg_api.show(seq);
 	return 0;
 }
 
