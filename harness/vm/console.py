@@ -39,6 +39,8 @@ TROUBLES_KEPT = 1000
 _STRIP = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 SHOWN = 25
 """Lines of the console that an error shows."""
+CAUSE_WAIT = 2.0
+"""Seconds from a line's end to the cause of it."""
 TAIL_QUIET, TAIL_MAX = 0.5, 4.0
 """After a sign of trouble: seconds of silence that end the splat, and how long to wait for it."""
 
@@ -190,7 +192,11 @@ class Console:
         if index == len(patterns) - 1:
             raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:.0f} s")
         if index == len(patterns) - 2:
-            raise self._error(Ended, f"{self.name}: the machine ended {awaited}: {self._ended()}")
+            with self._changed:
+                # The line may close a moment before the cause is known.
+                self._changed.wait_for(lambda: self._ended() is not None, CAUSE_WAIT)
+            cause = self._ended() or "its line was closed"
+            raise self._error(Ended, f"{self.name}: {cause}, {awaited}")
         seen = self._spawn.match.group().strip()
         self.settle()
         raise self._error(Trouble, f"{self.name}: the kernel printed {seen!r} {awaited}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
@@ -29,6 +30,7 @@ __all__ = ["Cause", "Machine", "MachineSpec", "State"]
 
 QEMU = "qemu-system-x86_64"
 AGENT = ".agent"
+STDERR_MAX = 65536
 T = TypeVar("T")
 
 
@@ -85,6 +87,7 @@ class Machine:
         self._ram_folders = ram_folders
         self._pumps: list[Pump] = []
         self._stderr: BinaryIO
+        self._last_words = b""
         self._process: subprocess.Popen[bytes]
         self._changed = threading.Condition()
         self._resources = ExitStack()
@@ -112,8 +115,8 @@ class Machine:
     @property
     def stderr(self) -> str:
         """What QEMU has written to standard error."""
-        self._stderr.seek(0)
-        return self._stderr.read().decode("utf-8", "replace").strip()
+        self._read_stderr()
+        return self._last_words.decode("utf-8", "replace").strip()
 
     def console(self, kernel: str) -> Console:
         """Return the console of ``kernel``. Raises UsageError when the machine has none."""
@@ -125,6 +128,8 @@ class Machine:
 
     def ended(self) -> str | None:
         """Say why the guest runs no more, or None while it runs or is only frozen."""
+        if self.cause is Cause.CRASHED:
+            return f"{self.cause.value}: {self.stderr or 'it wrote nothing'}"
         return self.cause.value if self.cause is not None else None
 
     def wait_end(self, timeout: float = 60.0) -> Cause:
@@ -166,6 +171,7 @@ class Machine:
             if not file.is_file():
                 raise UsageError(f"there is no file {file} to boot", advice="build it first")
         self._stderr = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        self._resources.callback(self._read_stderr)
         self.ram = self._resources.enter_context(open_ram(self.spec.memory_mib << 20, self._ram_folders))
         with ExitStack() as theirs:
             ends = [self._pair(theirs) for _ in range(len(self.spec.serial) + 1)]
@@ -224,6 +230,10 @@ class Machine:
             details=f"It wrote: {self.stderr or '(nothing)'}\nCommand line: {self.command_line}",
             advice="correct the topology or the command line; --accel tcg avoids KVM",
         ) from None
+
+    def _read_stderr(self) -> None:
+        if not self._stderr.closed:
+            self._last_words = os.pread(self._stderr.fileno(), STDERR_MAX, 0)
 
     def _watch(self) -> None:
         """Wait for QEMU's end and say what it was."""
