@@ -203,7 +203,7 @@ static void begin(uint32_t nonce)
 	uint8_t payload[4 + sizeof(name.release)];
 
 	/* A repeated hello must not end what its first copy began. */
-	if (nonce != session || expected || next) {
+	if (nonce != session) {
 		jobs_reset();
 		session = nonce;
 		expected = base = next = 0;
