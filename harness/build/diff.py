@@ -159,7 +159,9 @@ def apply(text: bytes, name: str, tree: Path) -> list[HunkReport]:
         )
     report: list[HunkReport] = []
     for file in files:
-        outcomes = said.get(file.path) or said.get(file.old or "") or {}
+        parts = said.get(file.path) or said.get(file.old or "") or [{}]
+        # A file that the patch changes twice is patched twice, in that order.
+        outcomes = parts.pop(0) if len(parts) > 1 else parts[0]
         for number, hunk in enumerate(file.hunks, 1):
             outcome, offset = outcomes.get(number, ("clean" if result.returncode == 0 else "rejected", 0))
             why = _explain(file, hunk, tree, offset) if outcome == "rejected" else ""
@@ -169,14 +171,15 @@ def apply(text: bytes, name: str, tree: Path) -> list[HunkReport]:
     return report
 
 
-def _outcomes(output: str) -> dict[str, dict[int, tuple[str, int]]]:
+def _outcomes(output: str) -> dict[str, list[dict[int, tuple[str, int]]]]:
     """Read what patch said about each hunk of each file."""
-    found: dict[str, dict[int, tuple[str, int]]] = {}
+    found: dict[str, list[dict[int, tuple[str, int]]]] = {}
     current: dict[int, tuple[str, int]] = {}
     for line in output.splitlines():
         start = re.match(r"(?:patching|checking) (?:file|symbolic link) '?(.+?)'?(?: \(.*\))?$", line)
         if start:
-            current = found.setdefault(start[1], {})
+            current = {}
+            found.setdefault(start[1], []).append(current)
         elif match := _SAID.match(line):
             offset = int(match[4] or 0)
             outcome = ("offset" if offset else "clean") if match[2] == "succeeded" else "rejected"

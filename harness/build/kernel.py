@@ -164,7 +164,8 @@ def run_make(tree: Path, targets: Sequence[str], log: Path, step: Step, expected
                 out.write(line)
                 if line.startswith(b"  ") and line[2:3].isupper():
                     count += 1
-                    step.update(f"{count:,}{about}, {line.decode(errors='replace').split()[-1]}")
+                    at = line.decode(errors="replace").split()[-1].removeprefix(f"{tree / OUTPUT}/")
+                    step.update(f"{count:,}{about}, {at}")
             status = child.wait()
         finally:
             process.end(child)

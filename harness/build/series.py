@@ -87,13 +87,13 @@ def _read_quilt(file: Path) -> list[Patch]:
         words = line.split("#", 1)[0].split()
         if not words:
             continue
-        levels = [int(word[2:]) for word in words[1:] if re.fullmatch(r"-p\d", word)]
-        found = _read_file(file.parent / words[0])
+        found = _read_file(file.parent / words[0]) if words[1:] in ([], ["-p1"]) else []
         if not found:
             raise UsageError(
-                f"{file} names {words[0]}, which holds no patch", advice="correct the series file"
+                f"{file}: cannot use the line {line.strip()!r}",
+                advice="each line names one file with a patch that applies with -p1",
             )
-        patches += [msgspec.structs.replace(patch, strip=levels[0] if levels else 1) for patch in found]
+        patches += found
     return patches
 
 

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The tree that is built is never the pristine one, and keeps what did not change."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.build import series, worktree
+from harness.build.source import Source
+from harness.errors import HarnessError
+from harness.progress import Progress
+
+FILES = {"Kbuild": "", "Makefile": "VERSION = 7\n", "a.c": "one\ntwo\nthree\n", "b.c": "b\n"}
+OLD = 1_500_000_000
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    tree = tmp_path / "pristine"
+    tree.mkdir()
+    for name, text in FILES.items():
+        (tree / name).write_text(text)
+        os.utime(tree / name, (OLD, OLD))
+    return Source("path", "test source", "digest", tree)
+
+
+def one_patch(was: str, becomes: str, name: str = "a.c") -> series.Series:
+    text = f"--- a/{name}\n+++ b/{name}\n@@ -1,3 +1,3 @@\n one\n-{was}\n+{becomes}\n three\n"
+    return series.Series(None, (series.Patch("1.patch", "subject", text.encode()),))
+
+
+def state(tree: Path) -> dict[str, tuple[str, int, int]]:
+    return {
+        p.name: (p.read_text(), p.stat().st_mtime_ns, p.stat().st_ino) for p in tree.iterdir() if p.is_file()
+    }
+
+
+def test_pristine_source_is_never_modified(source, progress, tmp_path):
+    before = state(source.tree)
+    tree, report = worktree.prepare(source, one_patch("two", "TWO"), tmp_path / "work", progress)
+    assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
+    assert [hunk.outcome for hunk in report] == ["clean"]
+    assert state(source.tree) == before
+    assert (tree / "b.c").samefile(source.tree / "b.c")
+
+
+def test_rejected_hunk_names_everything_and_leaves_the_earlier_tree(source, progress, tmp_path):
+    work = tmp_path / "work"
+    worktree.prepare(source, one_patch("two", "TWO"), work, progress)
+    with pytest.raises(HarnessError, match=r"1\.patch \(subject\).*test source.*a\.c, hunk 1") as caught:
+        worktree.prepare(source, one_patch("2", "TWO"), work, progress)
+    assert "- two" in caught.value.details
+    assert "+ 2" in caught.value.details
+    assert (work / "linux/a.c").read_text() == "one\nTWO\nthree\n"
+    assert state(source.tree)["a.c"][0] == FILES["a.c"]
+
+
+def test_same_series_again_is_the_same_tree(source, progress, tmp_path):
+    first, report = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    inode = first.stat().st_ino
+    again, kept = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    assert again.stat().st_ino == inode
+    assert kept == report
+
+
+def test_build_folder_and_times_survive_a_change(source, progress, tmp_path):
+    two = series.Series(None, one_patch("two", "TWO").patches + one_patch("three", "x", "c.c").patches)
+    (source.tree / "c.c").write_text("one\nthree\nthree\n")
+    tree, _ = worktree.prepare(source, two, tmp_path, progress)
+    (tree / worktree.OUTPUT).mkdir()
+    (tree / worktree.OUTPUT / "a.o").touch()
+    old = time.time() - 1000
+    for name in ("a.c", "c.c"):
+        os.utime(tree / name, (old, old))
+    changed = series.Series(None, one_patch("two", "ZWEI").patches + two.patches[1:])
+    tree, _ = worktree.prepare(source, changed, tmp_path, progress)
+    assert (tree / worktree.OUTPUT / "a.o").exists()
+    assert (tree / "a.c").stat().st_mtime > old + 900, "a changed file must be compiled again"
+    assert (tree / "c.c").stat().st_mtime == pytest.approx(old), "an unchanged one must not"
+    assert (tree / "b.c").stat().st_mtime == OLD
+
+
+def test_file_that_reverts_to_the_pristine_one_counts_as_changed(source, progress, tmp_path):
+    worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    before = state(source.tree)
+    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    assert (tree / "a.c").read_text() == FILES["a.c"]
+    assert (tree / "a.c").stat().st_mtime > OLD + 1000
+    assert state(source.tree) == before
+
+
+def test_half_made_tree_of_a_killed_run_is_not_used(source, progress, tmp_path):
+    (tmp_path / "linux.new").mkdir()
+    (tmp_path / "linux.new/junk").touch()
+    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    assert not (tree / "junk").exists()
