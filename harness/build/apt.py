@@ -241,7 +241,7 @@ def parse_list(text: str) -> list[dict[str, str]]:
         match = re.match(r"\s*(deb|deb-src)\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)", line)
         if match:
             kind, options, uri, suite, components = match.groups()
-            entry = {"types": kind, "uris": uri, "suites": suite, "components": components}
+            entry = {"types": kind, "uris": uri, "suites": suite, "components": components.strip()}
             for option in (options or "").split():
                 key, _, value = option.partition("=")
                 entry[key.lower()] = value

@@ -88,7 +88,7 @@ def obtain(bases: Sequence[Base], progress: Progress, *, refresh: bool = False) 
                 step.done(source.version)
                 return source
         except HarnessError as error:
-            failures.append(f"{base}: {error}")
+            failures.append(f"{base}: {told(error)}")
             if base is not bases[-1]:
                 progress.console.print(f"  {error.what}; trying the next base", markup=False)
     raise HarnessError(
@@ -138,6 +138,11 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:20]
 
 
+def told(error: HarnessError) -> str:
+    """Return an error as one of several, its parts below one another."""
+    return "\n".join(text for text in (error.what, error.details.rstrip(), error.advice) if text)
+
+
 def check_space(needed: int) -> None:
     """Raise HarnessError unless the cache folder's file system has ``needed`` bytes free."""
     folder = paths.cache()
@@ -157,11 +162,9 @@ def _from_debian(base: DebianBase, step: Step) -> Source:
             deb, version = apt.download(base.package, suite, step)
             break
         except HarnessError as error:
-            failures.append(str(error))
+            failures.append(f"{error.what}\n{error.details}".rstrip())
     else:
-        raise HarnessError(
-            f"no suite has {base.package}", details="\n".join(dict.fromkeys(failures)), advice=apt.INSTEAD
-        )
+        raise HarnessError(f"none gave {base.package}", details="\n".join(dict.fromkeys(failures)))
     package = deb.name.split("_")[0]
     source = _named("debian", f"{package} {version}", digest_of("debian", package, version, _sha256(deb)))
     if not source.tree.exists():
@@ -192,7 +195,7 @@ def _from_tarball(base: TarballBase, step: Step) -> Source:
     source = _named("tarball", name, digest_of("tarball", base.sha256))
     if not source.tree.exists():
         unpackers = {".xz": "xz -dc -T0", ".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".zst": "zstd -dc"}
-        _extract(f"{unpackers.get(file.suffix, 'cat')} < {_quoted(file)}", source.tree, step)
+        _extract(f"{unpackers.get(Path(name).suffix, 'cat')} < {_quoted(file)}", source.tree, step)
     if base.url.startswith("http"):
         file.unlink()
     return source

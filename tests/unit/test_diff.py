@@ -89,7 +89,8 @@ def test_new_file_that_exists_is_rejected_and_kept(tree):
 
 
 def test_rename_without_a_hunk(tree):
-    text = b"diff --git a/kernel/a.c b/kernel/b.c\nsimilarity index 100%\nrename from kernel/a.c\nrename to kernel/b.c\n"
+    text = b"diff --git a/kernel/a.c b/kernel/b.c\nsimilarity index 100%\n"
+    text += b"rename from kernel/a.c\nrename to kernel/b.c\n"
     assert outcomes(text, tree) == []
     assert (tree / "kernel/b.c").exists()
 
