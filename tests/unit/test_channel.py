@@ -13,6 +13,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,11 @@ def test_an_agent_that_starts_anew(wire: Wire, channel: Channel) -> None:
 
 
 def test_a_new_session_ends_what_the_old_one_ran(channel: Channel) -> None:
-    lost = threading.Thread(target=lambda: pytest.raises(ChannelError, channel.run, "sleep 60"))
+    def sleep() -> None:
+        with pytest.raises(ChannelError, match="started anew"):
+            channel.run("sleep 60")
+
+    lost = threading.Thread(target=sleep)
     lost.start()
     time.sleep(0.2)
     channel.wait_ready(10)
@@ -281,7 +286,7 @@ def test_frames_are_found_in_noise_wherever_the_stream_is_cut(noise: list[bytes]
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     decoder = Decoder()
     found = []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         found += decoder.feed(stream[start:end])
     assert found == FRAMES
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -192,7 +193,7 @@ def test_typing(guest: Guest) -> None:
 def test_a_stream_cut_anywhere_reads_the_same(cuts: list[int]) -> None:
     guest = make_guest()
     places = [0, *sorted(cuts), len(PANIC)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         guest.prints(PANIC[start:end])
         guest.settled()
     assert guest.console.transcript == PANIC
