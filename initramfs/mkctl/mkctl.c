@@ -22,7 +22,7 @@ static const struct command {
 	{ "unload-v1", cmd_unload_v1, "" },
 	{ "multikernel", cmd_multikernel, "CMD ARG" },
 	{ "write-once", cmd_write_once, "SRC DEST" },
-	{ "poll-serial", cmd_poll_serial, "DEVICE [IRQ]" },
+	{ "serial-irq", cmd_serial_irq, "DEVICE [IRQ]" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },

@@ -54,17 +54,17 @@ int cmd_write_once(int argc, char **argv)
 }
 
 /*
- * poll-serial DEVICE [IRQ=0]: with irq 0 the 8250 driver polls the port from a
+ * serial-irq DEVICE [IRQ=0]: with irq 0 the 8250 driver polls the port from a
  * timer; another number is for a port whose interrupt the driver guessed wrong.
  * EBUSY means that somebody has the port open already.
  */
-int cmd_poll_serial(int argc, char **argv)
+int cmd_serial_irq(int argc, char **argv)
 {
 	struct serial_struct serial;
 	int fd, before, irq = 0;
 
 	if (argc < 1 || argc > 2)
-		usage("poll-serial wants DEVICE [IRQ]");
+		usage("serial-irq wants DEVICE [IRQ]");
 	if (argc == 2)
 		irq = parse_number("irq", argv[1], 255);
 	fd = open(argv[0], O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
