@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Definitions and topologies: what is valid is read, what is not is refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import paths
+from harness.definition import DebianBase, TarballBase, load_definition, load_topology
+from harness.errors import UsageError
+
+GOOD = """
+summary = "x"
+dialect = "reference"
+configs = ["base"]
+topology = "pair"
+[[bases]]
+kind = "debian"
+package = "linux-source-7.3"
+suites = ["sid"]
+"""
+
+
+def definition(folder: Path, text: str):
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return load_definition(str(file))
+
+
+def test_every_definition_and_topology_of_the_checkout_is_valid():
+    for file in paths.KERNELS.glob("*.toml"):
+        if file.name.endswith(".known.toml"):
+            continue
+        found = load_definition(file.stem)
+        assert found.name == file.stem
+        load_topology(found.topology)
+        assert all((paths.CONFIGS / f"{name}.config").is_file() for name in found.configs)
+        assert all((paths.INITRAMFS / "modules" / name).is_dir() for name in found.modules)
+
+
+def test_bases_keep_their_order_and_kind(tmp_path):
+    sha = "0" * 64
+    text = GOOD + f'[[bases]]\nkind = "tarball"\nurl = "linux.tar.xz"\nsha256 = "{sha}"\n'
+    assert definition(tmp_path, text).bases == (
+        DebianBase("linux-source-7.3", ("sid",)),
+        TarballBase("linux.tar.xz", sha),
+    )
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "named"),
+    [
+        ('kind = "debian"', 'kind = "svn"', "svn"),
+        ('suites = ["sid"]', "suites = []", "suites"),
+        ('summary = "x"', 'summary = "x"\nsumary = "y"', "sumary"),
+        ('configs = ["base"]', "configs = []", "configs"),
+        ('configs = ["base"]', 'configs = ["../../etc/passwd"]', "configs"),
+        ('topology = "pair"', "", "topology"),
+        ('dialect = "reference"', "dialect = 3", "dialect"),
+        ("[[bases]]", "[[bases]", "mine.toml"),
+    ],
+)
+def test_mistake_is_named_with_the_file(tmp_path, was, becomes, named):
+    with pytest.raises(UsageError) as caught:
+        definition(tmp_path, GOOD.replace(was, becomes))
+    assert named in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"mine\.toml"):
+        load_definition(str(tmp_path / "mine.toml"))
+
+
+def test_missing_definition_names_those_that_exist():
+    with pytest.raises(UsageError) as caught:
+        load_definition("nothing")
+    assert "reference" in caught.value.advice
+
+
+def topology(folder: Path, was: str, becomes: str):
+    text = (paths.TOPOLOGIES / "pair.toml").read_text()
+    assert was in text
+    (folder / "mine.toml").write_text(text.replace(was, becomes))
+    return load_topology(str(folder / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "why"),
+    [
+        ("cpus = [3]", "cpus = [4]", "granted CPU 4, the machine has 4"),
+        ("cpus = [3]", "cpus = [3, 3]", "granted twice"),
+        ("cpus = [3]", "cpus = [0]", "cpus"),
+        ("memory = 0x1000_0000", "memory = 0x7000_0000", "more memory than the pool"),
+        ("memory = 0x1000_0000", "memory = 4097", "memory"),
+        ("memory_mib = 2048", "memory_mib = 1024", "beyond"),
+        ("port = 1", "port = 0", "serial port used twice"),
+        ('line = "host.agent"', 'line = "other.agent"', "host.agent"),
+    ],
+)
+def test_topology_that_contradicts_itself_is_refused(tmp_path, was, becomes, why):
+    with pytest.raises(UsageError, match="mine") as caught:
+        topology(tmp_path, was, becomes)
+    assert why in str(caught.value)

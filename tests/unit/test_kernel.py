@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Running make: steps counted, errors cut out, nothing left running, nothing half done trusted.
+
+A small Makefile stands for the kernel's; the kernel itself is built by the tests that boot it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.build import kernel
+from harness.build.worktree import OUTPUT
+from harness.errors import HarnessError
+from harness.progress import Progress, Step
+
+MAKEFILE = """
+good:
+	@echo "  CC      init/main.o"
+	@echo "  LD      vmlinux"
+	@echo "warning: this is no step"
+bad:
+	@echo "  CC      kernel/a.o"
+	@echo "../kernel/a.c: In function 'f':"
+	@echo "../kernel/a.c:12:3: error: unknown"
+	@echo "   12 |  x;"
+	@echo "      |  ^"
+	@exit 1
+environment:
+	@echo "env=[$(KBUILD_BUILD_USER)] [$(MAKEFLAGS)] [$$EVIL] [$$ARCH]"
+slow:
+	@sleep 63 & echo $$! > pid; wait
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path / "cache"))
+    top = tmp_path / "linux"
+    (top / OUTPUT).mkdir(parents=True)
+    (top / "Makefile").write_text(MAKEFILE)
+    return top
+
+
+@pytest.fixture
+def step() -> Step:
+    with Progress(Console(file=io.StringIO())).step("test") as running:
+        return running
+
+
+def test_steps_are_counted_and_logged(tree, step, tmp_path):
+    log = tmp_path / "log"
+    assert kernel.run_make(tree, ["good"], log, step) == 2
+    assert "this is no step" in log.read_text()
+    assert not (tree / OUTPUT / kernel.UNFINISHED).exists()
+
+
+def test_error_is_cut_out_with_file_and_line(tree, step, tmp_path):
+    with pytest.raises(HarnessError, match="does not compile") as caught:
+        kernel.run_make(tree, ["bad"], tmp_path / "log", step)
+    lines = caught.value.details.splitlines()
+    assert lines[:4] == [
+        "kernel/a.c: In function 'f':",
+        "kernel/a.c:12:3: error: unknown",
+        "   12 |  x;",
+        "      |  ^",
+    ]
+    assert "CC " not in caught.value.details
+    assert str(tmp_path / "log") in caught.value.advice
+
+
+def test_callers_environment_does_not_leak_in(tree, step, tmp_path, monkeypatch):
+    for name, value in (("EVIL", "1"), ("ARCH", "arm"), ("MAKEFLAGS", "-n --jobserver-auth=98,99")):
+        monkeypatch.setenv(name, value)
+    kernel.run_make(tree, ["environment"], tmp_path / "log", step)
+    said = (tmp_path / "log").read_text()
+    assert "env=[mkharness]" in said
+    assert "-n" not in said.split("] [")[1].split()
+    assert "jobserver-auth=98,99" not in said
+    assert "[] []" in said
+
+
+KILLED = """
+import io, sys
+from pathlib import Path
+from rich.console import Console
+from harness.build import kernel
+from harness.progress import Progress
+with Progress(Console(file=io.StringIO())).step("x") as step:
+    kernel.run_make(Path(sys.argv[1]), ["slow"], Path(sys.argv[2]), step)
+"""
+
+
+@pytest.mark.parametrize(("how", "trusted"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+def test_killed_harness_leaves_no_compiler_running(tree, tmp_path, how, trusted):
+    harness = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tree), str(tmp_path / "log")], stderr=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 10
+    while not ((tree / "pid").exists() and (tree / "pid").read_text()) and time.monotonic() < limit:
+        time.sleep(0.02)
+    sleeper = int((tree / "pid").read_text())
+    os.kill(harness.pid, how)
+    harness.wait()
+    while Path(f"/proc/{sleeper}").exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{sleeper}").exists()
+    assert (tree / OUTPUT / kernel.UNFINISHED).exists() is not trusted
+
+
+def test_jobs_are_at_least_one_and_at_most_the_cores(monkeypatch):
+    assert 1 <= kernel.jobs() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(kernel, "MEMORY_PER_JOB", 1 << 60)
+    assert kernel.jobs() == 1
+
+
+def test_compiler_is_named_with_its_version():
+    assert "gcc" in kernel.compiler()
+    assert any(character.isdigit() for character in kernel.compiler())
+
+
+def test_link_and_modpost_errors_are_found():
+    log = "  LD      vmlinux\nld: init/main.o: in function `f':\n"
+    log += "main.c:(.text+0x1): undefined reference to `g'\n"
+    assert "undefined reference to `g'" in kernel.errors_in(log)
+    log = '  MODPOST Module.symvers\nERROR: modpost: "h" [x/mkmsg.ko] undefined!\nmake[2]: *** [x] Error 1\n'
+    assert 'modpost: "h"' in kernel.errors_in(log)
+
+
+def test_log_without_a_known_error_shows_its_end():
+    assert kernel.errors_in("\n".join(f"line {n}" for n in range(99))).splitlines()[-1] == "line 98"
+
+
+def test_module_that_does_not_exist_is_named(tree, step, tmp_path):
+    with pytest.raises(HarnessError, match="mknone"):
+        kernel.compile_module(tree, tmp_path / "mknone", "v1", tmp_path / "log", step)
