@@ -18,6 +18,9 @@ stop() {
 	exit 1
 }
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
 	stop "this computer does not run Debian; mkharness needs apt and these packages:" "$packages"
 
@@ -38,8 +41,6 @@ if [ "$missing" ]; then
 			"sudo sh -c '$install'"
 	fi
 	echo "setup: installing$missing"
-	log=$(mktemp)
-	trap 'rm -f "$log"' EXIT
 	# The lists may be empty, or older than the mirror's packages: install, else update and install.
 	attempt() {
 		$as_root DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >>"$log" 2>&1
@@ -65,6 +66,8 @@ fi
 	stop "$venv has $("$venv/bin/python" -V), mkharness needs 3.11" "rm -r $venv; make setup PYTHON=/path/to/python3"
 
 echo "setup: installing Python packages into $venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --no-input -e '.[dev]' ||
-	stop "pip could not install the Python packages (the reason is above)." \
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-input -e '.[dev]' >"$log" 2>&1 || {
+	grep -v '^WARNING: Location' "$log" | tail -n 5 >&2
+	stop "pip could not install the Python packages (its last words are above)." \
 		"Check the network (pip's own proxy and index settings are used), then run make again."
+}
