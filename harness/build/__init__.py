@@ -21,7 +21,8 @@ from harness import paths
 from harness.build import initramfs, kconfig, kernel, source, store, worktree
 from harness.build import series as patches
 from harness.build.diff import HunkReport
-from harness.build.source import digest_of, parse_base
+from harness.build.inputs import check_space, digest_of
+from harness.build.source import parse_base
 from harness.definition import Base, Definition
 from harness.progress import Progress
 
@@ -130,7 +131,7 @@ def _make(
     stamp = folder / "compiled"
     log = folder / "build.log"
     with store.adding(digest) as entry:
-        source.check_space(source.BUILD_SPACE)
+        check_space(source.BUILD_SPACE)
         tree, report = worktree.prepare(pristine, chosen, folder, progress)
         with progress.step(f"Kernel {definition.name}") as step:
             if stamp.exists() and stamp.read_text() == kernel_digest:

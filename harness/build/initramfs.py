@@ -18,7 +18,7 @@ import jinja2
 from filelock import FileLock
 
 from harness import paths
-from harness.build import apt
+from harness.build import apt, mirrors
 from harness.errors import HarnessError
 from harness.progress import Progress
 
@@ -65,12 +65,12 @@ def busybox(progress: Progress) -> bytes:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")), progress.step("Guest user space: busybox") as step:
-            deb, version = apt.download("busybox-static", apt.own_suite(), step)
+            deb, version = apt.download("busybox-static", mirrors.own_suite(), step)
             with tempfile.TemporaryDirectory(dir=file.parent) as folder:
                 subprocess.run(["dpkg-deb", "-x", str(deb), folder], check=True)
                 found = [path for path in Path(folder).glob("**/bin/busybox") if path.is_file()]
                 if not found:
-                    raise HarnessError(f"{deb.name} holds no busybox", advice=apt.INSTEAD)
+                    raise HarnessError(f"{deb.name} holds no busybox", advice=mirrors.INSTEAD)
                 found[0].rename(file)
             deb.unlink()
             step.done(version)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
-from harness.build.source import digest_of
+from harness.build.inputs import digest_of
 from harness.errors import HarnessError, UsageError
 
 PROBE = Path(__file__).with_name("kconfig_why.c")

@@ -18,7 +18,7 @@ from typing import cast
 import msgspec
 
 from harness.build import diff
-from harness.build.source import digest_of
+from harness.build.inputs import digest_of
 from harness.errors import UsageError
 
 SUFFIXES = (".patch", ".diff", ".eml", ".mbox", ".mail")

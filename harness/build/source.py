@@ -8,8 +8,6 @@ for again, so a repeated run needs no network and gives the same kernel.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -24,7 +22,8 @@ import msgspec
 from filelock import FileLock
 
 from harness import paths, process
-from harness.build import apt
+from harness.build import apt, folder
+from harness.build.inputs import check_space, digest_of, digest_of_file
 from harness.definition import Base, DebianBase, PathBase, TarballBase
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress, Step
@@ -59,10 +58,10 @@ def parse_base(text: str) -> Base:
     Raises UsageError when it is neither.
     """
     path = Path(text).expanduser().resolve()
-    if (path / "Kbuild").is_file():
+    if folder.holds_source(path):
         return PathBase(path=str(path))
     if path.is_file() and ".tar" in path.name:
-        return TarballBase(url=str(path), sha256=_sha256(path))
+        return TarballBase(url=str(path), sha256=digest_of_file(path))
     raise UsageError(
         f"{text} is neither a folder with Linux source nor a source tarball",
         advice="give the top folder of a kernel tree, or a linux-*.tar.xz",
@@ -77,7 +76,7 @@ def obtain(bases: Sequence[Base], progress: Progress, *, refresh: bool = False) 
     """
     if not refresh:
         for base in bases:
-            known = _recall(base)
+            known = _recall(base, progress)
             if known is not None:
                 return known
     failures: list[str] = []
@@ -99,30 +98,33 @@ def obtain(bases: Sequence[Base], progress: Progress, *, refresh: bool = False) 
 
 
 def _fetch(base: Base, step: Step) -> Source:
-    folder = paths.cache() / "sources"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{_record_name(base)}.lock"):
+    sources = paths.cache() / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    with FileLock(sources / f"{_record_name(base)}.lock"):
         if isinstance(base, PathBase):
             return _from_path(base, step)
         check_space(NEEDED_SPACE)
         source = _from_debian(base, step) if isinstance(base, DebianBase) else _from_tarball(base, step)
-        record = folder / f"{_record_name(base)}.json"
+        record = sources / f"{_record_name(base)}.json"
         temporary = record.with_suffix(".new")
         temporary.write_bytes(msgspec.json.encode({**asdict(source), "tree": source.tree.name}))
         temporary.rename(record)
         return source
 
 
-def _recall(base: Base) -> Source | None:
-    """Return what was obtained for a base before, if it is still there."""
+def _recall(base: Base, progress: Progress) -> Source | None:
+    """Return what was obtained for a base before, if it is still there; a folder that is."""
     if isinstance(base, PathBase):
-        return None
-    folder = paths.cache() / "sources"
+        if not folder.holds_source(Path(base.path).expanduser()):
+            return None
+        with progress.step(f"Source: {base}") as step:
+            return _fetch(base, step)
+    sources = paths.cache() / "sources"
     try:
         fields = msgspec.json.decode(
-            (folder / f"{_record_name(base)}.json").read_bytes(), type=dict[str, str]
+            (sources / f"{_record_name(base)}.json").read_bytes(), type=dict[str, str]
         )
-        source = Source(fields["kind"], fields["version"], fields["digest"], folder / fields["tree"])
+        source = Source(fields["kind"], fields["version"], fields["digest"], sources / fields["tree"])
     except (OSError, msgspec.DecodeError, KeyError):
         return None
     return source if (source.tree / "Makefile").is_file() else None
@@ -132,27 +134,9 @@ def _record_name(base: Base) -> str:
     return digest_of(repr(base))
 
 
-def digest_of(*parts: str) -> str:
-    """Return a short hexadecimal digest of texts; the borders between them count."""
-    joined = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(joined.encode()).hexdigest()[:20]
-
-
 def told(error: HarnessError) -> str:
     """Return an error as one of several, its parts below one another."""
     return "\n".join(text for text in (error.what, error.details.rstrip(), error.advice) if text)
-
-
-def check_space(needed: int) -> None:
-    """Raise HarnessError unless the cache folder's file system has ``needed`` bytes free."""
-    folder = paths.cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise HarnessError(
-            f"{folder} has {free / 1e9:.1f} GB free; a kernel's source and build need {needed / 1e9:.1f} GB",
-            advice="free some space, or set MKHARNESS_CACHE to a folder on a larger disk",
-        )
 
 
 def _from_debian(base: DebianBase, step: Step) -> Source:
@@ -166,7 +150,9 @@ def _from_debian(base: DebianBase, step: Step) -> Source:
     else:
         raise HarnessError(f"none gave {base.package}", details="\n".join(dict.fromkeys(failures)))
     package = deb.name.split("_")[0]
-    source = _named("debian", f"{package} {version}", digest_of("debian", package, version, _sha256(deb)))
+    source = _named(
+        "debian", f"{package} {version}", digest_of("debian", package, version, digest_of_file(deb))
+    )
     if not source.tree.exists():
         unpack = (
             f"dpkg-deb --fsys-tarfile {_quoted(deb)} | tar -xO --wildcards './usr/src/linux-source-*.tar.*'"
@@ -184,7 +170,7 @@ def _from_tarball(base: TarballBase, step: Step) -> Source:
         file = Path(base.url).expanduser()
         if not file.is_file():
             raise HarnessError(f"there is no tarball {file}", advice="correct the path")
-    found = _sha256(file)
+    found = digest_of_file(file)
     if found != base.sha256:
         if base.url.startswith("http"):
             file.unlink()
@@ -264,101 +250,16 @@ def _count_lines(stream: IO[bytes] | None, step: Step) -> None:
 
 
 def _from_path(base: PathBase, step: Step) -> Source:
-    """Copy a source folder; files that did not change since the last copy are shared with it."""
-    folder = Path(base.path).expanduser().resolve()
-    if not (folder / "Kbuild").is_file():
-        raise HarnessError(f"{folder} holds no Linux source", advice="give the top folder of a kernel tree")
-    git = _git_state(folder)
-    if git is None and ((folder / ".config").exists() or (folder / "include/config").exists()):
-        raise HarnessError(f"{folder} was built in place", advice=f"run `make -C {folder} mrproper` first")
-    digest = digest_of("path", git if git is not None else _listing(folder))
-    lineage = f"path-{digest_of(str(folder))[:8]}"
-    tree = paths.cache() / "sources" / f"{lineage}-{digest[:12]}"
-    source = Source("path", f"{folder} ({_version(folder)})", digest, tree)
-    if tree.exists():
-        return source
-    check_space(NEEDED_SPACE)
-    step.update("copying")
-    earlier = sorted(
-        (p for p in tree.parent.glob(f"{lineage}-????????????") if p.is_dir()),
-        key=lambda p: p.stat().st_mtime,
-    )
-    temporary = tree.with_name(f"{tree.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    command = ["rsync", "-a", "--exclude=.git", *(f"--link-dest={old}" for old in earlier[-1:])]
-    names: bytes | None = None
-    if git is not None:
-        command += ["--from0", "--files-from=-"]
-        listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
-        names = b"\0".join(
-            n for n in listed.split(b"\0") if n and os.path.lexists(os.fsencode(folder) + b"/" + n)
-        )
-    copy = subprocess.run(
-        [*command, f"{folder}/", f"{temporary}/"], input=names, capture_output=True, check=False
-    )
-    if copy.returncode != 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise HarnessError(f"cannot copy {folder}", details=copy.stderr.decode(errors="replace")[-500:])
-    temporary.rename(tree)
-    tree.touch()
-    for old in earlier[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = folder.identify(Path(base.path).expanduser().resolve())
+    version = f"{found.path} ({folder.kernel_version(found.path)})"
+    lineage = f"path-{digest_of(str(found.path))[:8]}"
+    digest = digest_of("path", found.digest)
+    source = Source("path", version, digest, paths.cache() / "sources" / f"{lineage}-{digest[:12]}")
+    if not source.tree.exists():
+        check_space(NEEDED_SPACE)
+        step.update("copying")
+        folder.copy(found, source.tree, lineage)
     return source
-
-
-def _git_state(folder: Path) -> str | None:
-    """Describe a git work tree's content: its commit and every change on top. None without git."""
-    if not (folder / ".git").exists():
-        return None
-    head = _git(folder, "rev-parse", "HEAD")
-    diff = _git(folder, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv")
-    new = _git(folder, "ls-files", "-z", "--others", "--exclude-standard")
-    if head is None or diff is None or new is None:
-        return None
-    hasher = hashlib.sha256(head + diff)
-    for name in new.split(b"\0"):
-        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
-        if name and path.is_file():
-            hasher.update(b"\0" + name + b"\0" + path.read_bytes())
-    return hasher.hexdigest()
-
-
-def _git(folder: Path, *words: str) -> bytes | None:
-    try:
-        result = subprocess.run(
-            ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *words],
-            capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return result.stdout if result.returncode == 0 else None
-
-
-def _listing(folder: Path) -> str:
-    """List every file with size and time of change, which is what tells two states apart."""
-    lines = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != ".git")
-        for name in sorted(names):
-            status = os.lstat(os.path.join(at, name))
-            lines.append(f"{os.path.relpath(at, folder)}/{name} {status.st_size} {status.st_mtime_ns}")
-    return "\n".join(lines)
-
-
-def _version(tree: Path) -> str:
-    """Return the kernel version that a tree's Makefile states."""
-    text = (tree / "Makefile").read_text(encoding="utf-8", errors="replace")
-    found: dict[str, str] = dict(
-        re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$", text, re.MULTILINE)
-    )
-    number = ".".join(found.get(key, "?") for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
-    return number + found.get("EXTRAVERSION", "")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _quoted(path: Path) -> str:

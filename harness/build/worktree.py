@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from harness.build import diff
+from harness.build.inputs import digest_of
 from harness.build.series import Series
-from harness.build.source import Source, digest_of
+from harness.build.source import Source
 from harness.errors import HarnessError
 from harness.progress import Progress
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.build import apt, source
+from harness.build import apt, mirrors, source
 from harness.definition import DebianBase, PathBase, TarballBase
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
@@ -99,7 +99,7 @@ class Archive:
 def archive(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     top = tmp_path / "archive"
     top.mkdir()
-    mirror = apt.Mirror(f"file:{top}", (("trusted", "yes"),))
+    mirror = mirrors.Mirror(f"file:{top}", (("trusted", "yes"),))
     monkeypatch.setattr(apt, "mirrors", lambda: (mirror,))
     return Archive(top, folder)
 
@@ -145,7 +145,7 @@ def test_refresh_finds_a_newer_version(archive, progress):
 
 
 def test_unreachable_archive_is_one_error_that_names_all(tmp_path, progress, monkeypatch):
-    monkeypatch.setattr(apt, "mirrors", lambda: (apt.Mirror(f"file:{tmp_path}/nowhere"),))
+    monkeypatch.setattr(apt, "mirrors", lambda: (mirrors.Mirror(f"file:{tmp_path}/nowhere"),))
     bases = [DebianBase("linux-source-7.3", ("sid",)), PathBase(str(tmp_path / "missing"))]
     with pytest.raises(HarnessError) as caught:
         source.obtain(bases, progress)
@@ -277,11 +277,19 @@ def test_git_work_tree_is_known_by_commit_and_changes(folder, progress):
     assert not (second.tree / ".git").exists()
 
 
+def test_folder_comes_before_what_was_fetched_earlier(archive, folder, progress):
+    archive.add("sid", "linux-source-7.3", "7.3.4-1")
+    debian, mine = DebianBase("linux-source-7.3", ("sid",)), PathBase(str(folder))
+    source.obtain([debian], progress)
+    assert source.obtain([mine, debian], progress).kind == "path"
+    assert source.obtain([PathBase("/nonexistent"), debian], progress).kind == "debian"
+
+
 def test_folder_that_was_built_in_place_is_refused(folder, progress):
     (folder / ".config").touch()
-    with pytest.raises(HarnessError, match="no source") as caught:
+    with pytest.raises(HarnessError, match="built in place") as caught:
         source.obtain([PathBase(str(folder))], progress)
-    assert "mrproper" in caught.value.details
+    assert "mrproper" in caught.value.advice
 
 
 def test_base_that_is_nothing_is_a_usage_error(tmp_path):
@@ -291,7 +299,7 @@ def test_base_that_is_nothing_is_a_usage_error(tmp_path):
 
 
 def test_mirror_is_found_in_both_formats_of_apt():
-    one = apt.parse_list(
+    one = mirrors.parse_list(
         "# x\ndeb-src http://m/debian sid main\n"
         "deb [signed-by=/k arch=amd64] http://m/d bookworm main contrib # c\n"
     )
@@ -299,7 +307,7 @@ def test_mirror_is_found_in_both_formats_of_apt():
         "types": "deb", "uris": "http://m/d", "suites": "bookworm", "components": "main contrib",
         "signed-by": "/k", "arch": "amd64",
     }  # fmt: skip
-    two = apt.parse_deb822(
+    two = mirrors.parse_deb822(
         "# c\nTypes: deb\nURIs: http://m/d\nSuites: a b\nComponents: main\n"
         "Signed-By:\n -----BEGIN\n .\n x\n\n\nTypes: deb\n"
     )
@@ -308,13 +316,13 @@ def test_mirror_is_found_in_both_formats_of_apt():
 
 
 def test_mirror_is_neither_security_nor_a_third_party(monkeypatch):
-    entries = apt.parse_list(
+    entries = mirrors.parse_list(
         "deb http://third/party bookworm stable\n"
         "deb http://m/debian-security bookworm-security main\n"
         "deb-src http://m/source bookworm main\n"
         "deb http://other/debian bookworm main\n"
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://m/debian bookworm main\n"
     )
-    monkeypatch.setattr(apt, "_configured_entries", lambda: entries)
-    monkeypatch.setattr(apt, "_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
-    assert [mirror.uri for mirror in apt.mirrors()] == ["http://m/debian", "http://other/debian"]
+    monkeypatch.setattr(mirrors, "_configured_entries", lambda: entries)
+    monkeypatch.setattr(mirrors, "_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    assert [mirror.uri for mirror in mirrors.mirrors()] == ["http://m/debian", "http://other/debian"]
