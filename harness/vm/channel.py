@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
-from harness.vm.command import ChannelError, Result, shown
+from harness.vm.command import ChannelError, Job, Result, shown
 from harness.vm.console import Console
 from harness.vm.link import PAYLOAD_MAX, PROTOCOL_VERSION, Frame, Link, Type
 from harness.vm.pump import Pump
@@ -20,22 +19,6 @@ from harness.vm.pump import Pump
 HELLO_INTERVAL = 0.25
 KILL_GRACE = 5.0
 """Seconds between killing a command that timed out and no longer waiting for its end."""
-
-
-@dataclass
-class _Job:
-    """One command or file under way; ``limit`` is when to give up (monotonic seconds)."""
-
-    what: str
-    limit: float
-    session: int
-    number: int
-    mark: int | None
-    """How far the console was, or None when trouble there is to be ignored."""
-    stdout: bytearray = field(default_factory=bytearray)
-    stderr: bytearray = field(default_factory=bytearray)
-    exit: tuple[int, int] | None = None
-    """Wait status and errno."""
 
 
 class Channel:
@@ -60,7 +43,7 @@ class Channel:
         self._console = console
         self._ended = ended
         self._factor = factor
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
         self._last_number = 0
         self._text_lock = threading.Lock()
         self._link = Link(pump.write, pump.unsent, self._deliver)
@@ -92,13 +75,13 @@ class Channel:
         while self._link.session != nonce:
             if time.monotonic() >= limit:
                 raise ChannelError(
-                    f"{self.kernel}: its agent did not answer in {timeout * self._factor:.0f} s",
+                    f"{self.kernel}: its agent did not answer in {timeout * self._factor:g} s",
                     details=self._tail(),
                     advice=f"see the console of {self.kernel}: did its user space come up?",
                 )
             self._link.hello(nonce)
             soon = min(limit, time.monotonic() + HELLO_INTERVAL)
-            job = _Job("an answer of its agent", soon, 0, 0, 0 if watch else None)
+            job = Job("an answer of its agent", soon, 0, 0, 0 if watch else None)
             self._wait(job, lambda: self._link.session == nonce)
         version = int.from_bytes(self._link.greeting[:4], "little")
         if version != PROTOCOL_VERSION:
@@ -120,7 +103,7 @@ class Channel:
             if not self._wait(job, lambda: self._over(job)):
                 self._kill(job)
                 raise ChannelError(
-                    f"{self.kernel}: the command {command!r} did not end in {timeout * self._factor:.0f} s",
+                    f"{self.kernel}: the command {command!r} did not end in {timeout * self._factor:g} s",
                     details=f"stdout: {shown(job.stdout)}\nstderr: {shown(job.stderr)}",
                 )
             status = os.waitstatus_to_exitcode(self._end(job, f"run {command!r}"))
@@ -153,7 +136,7 @@ class Channel:
             self._link.changed.notify_all()
 
     @contextmanager
-    def _job(self, what: str, timeout: float, watch: bool = True) -> Iterator[_Job]:
+    def _job(self, what: str, timeout: float, watch: bool = True) -> Iterator[Job]:
         limit = time.monotonic() + timeout * self._factor
         if not self.ready:
             self.wait_ready(timeout, watch=watch)
@@ -161,13 +144,13 @@ class Channel:
         with self._link.changed:
             self._last_number += 1
             number = self._last_number
-            job = self._jobs[number] = _Job(what, limit, self._link.session, number, mark)
+            job = self._jobs[number] = Job(what, limit, self._link.session, number, mark)
         try:
             yield job
         finally:
             self._jobs.pop(number, None)
 
-    def _text(self, kind: Type, job: _Job, text: bytes) -> None:
+    def _text(self, kind: Type, job: Job, text: bytes) -> None:
         # The parts of two commands must not mix: the agent gathers one text at a time.
         *first, last = [text[i : i + PAYLOAD_MAX] for i in range(0, len(text), PAYLOAD_MAX)] or [b""]
         with self._text_lock:
@@ -175,7 +158,7 @@ class Channel:
                 self._send(Type.TEXT, job, part)
             self._send(kind, job, last)
 
-    def _send(self, kind: Type, job: _Job, payload: bytes = b"") -> None:
+    def _send(self, kind: Type, job: Job, payload: bytes = b"") -> None:
         while not self._over(job):
             if not self._wait(job, lambda: self._link.room or self._over(job)):
                 raise ChannelError(f"{self.kernel}: its agent stopped listening; awaited was {job.what}")
@@ -184,14 +167,14 @@ class Channel:
                     self._link.send(kind, job.number, payload)
                     return
 
-    def _require(self, job: _Job) -> None:
+    def _require(self, job: Job) -> None:
         if not self._wait(job, lambda: self._over(job)):
             raise ChannelError(f"{self.kernel}: a time-out came before {job.what}", details=self._tail())
 
-    def _over(self, job: _Job) -> bool:
+    def _over(self, job: Job) -> bool:
         return job.exit is not None or self._link.session != job.session
 
-    def _end(self, job: _Job, what: str) -> int:
+    def _end(self, job: Job, what: str) -> int:
         """Return the wait status of a job that is over. Raises ChannelError."""
         if job.exit is None:
             raise ChannelError(
@@ -204,14 +187,14 @@ class Channel:
             raise ChannelError(f"{self.kernel}: cannot {what}: {os.strerror(error)}")
         return status
 
-    def _kill(self, job: _Job) -> None:
+    def _kill(self, job: Job) -> None:
         """Kill a command that timed out; the error to raise is the time-out, whatever happens here."""
         job.limit = time.monotonic() + KILL_GRACE * self._factor
         with suppress(ChannelError):
             self._send(Type.KILL, job, bytes([signal.SIGKILL]))
             self._wait(job, lambda: self._over(job))
 
-    def _wait(self, job: _Job, ready: Callable[[], bool]) -> bool:
+    def _wait(self, job: Job, ready: Callable[[], bool]) -> bool:
         """Wait, sending again what was lost. False when the job's limit passed."""
         with self._link.changed:
             while not ready():
@@ -229,7 +212,7 @@ class Channel:
             self._console.settle()
         raise ChannelError(f"{self.kernel}: {reason}; awaited was {job.what}", details=self._tail())
 
-    def _trouble(self, job: _Job) -> str | None:
+    def _trouble(self, job: Job) -> str | None:
         """Return what the console says against waiting any longer."""
         if self._console is None or job.mark is None:
             return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What came of a command that a guest ran."""
+"""Commands that a guest runs: one under way, and what came of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
 
@@ -49,3 +49,19 @@ class Result:
                 details=f"stdout: {shown(self.stdout)}\nstderr: {shown(self.stderr)}",
             )
         return self
+
+
+@dataclass
+class Job:
+    """One command or file under way; ``limit`` is when to give up (monotonic seconds)."""
+
+    what: str
+    limit: float
+    session: int
+    number: int
+    mark: int | None
+    """How far the console was, or None when trouble there is to be ignored."""
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    exit: tuple[int, int] | None = None
+    """Wait status and errno."""

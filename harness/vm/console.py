@@ -36,7 +36,7 @@ Stalls and warnings are not among them: on a loaded computer under TCG they come
 _PANIC = re.compile(TROUBLE[0])
 _TROUBLE = re.compile("|".join(TROUBLE).encode())
 TROUBLES_KEPT = 1000
-_STRIP = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_STRIP = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SHOWN = 25
 """Lines of the console that an error shows."""
 CAUSE_WAIT = 2.0
@@ -63,7 +63,7 @@ class Ended(WaitError):
 
 @dataclass(frozen=True)
 class Line:
-    """One printed line, with the host's monotonic time in seconds of its first byte."""
+    """One printed line, control characters included, with the host's monotonic time of its first byte."""
 
     time: float
     text: str
@@ -190,7 +190,7 @@ class Console:
             return match
         awaited = f"while {wanted.pattern!r} was awaited"
         if index == len(patterns) - 1:
-            raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:.0f} s")
+            raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:g} s")
         if index == len(patterns) - 2:
             with self._changed:
                 # The line may close a moment before the cause is known.

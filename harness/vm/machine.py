@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
-from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -25,6 +24,7 @@ from harness.vm.memory import open_ram
 from harness.vm.pump import Pump
 from harness.vm.qmp import Qmp, QmpError
 from harness.vm.spec import MachineSpec, arguments
+from harness.vm.state import REASONS, Cause, State
 
 __all__ = ["Cause", "Machine", "MachineSpec", "State"]
 
@@ -32,31 +32,6 @@ QEMU = "qemu-system-x86_64"
 AGENT = ".agent"
 STDERR_MAX = 65536
 T = TypeVar("T")
-
-
-class State(Enum):
-    """Live: the guest runs. Frozen: the harness stopped it. Wrecked: it stopped for good, its
-    memory and registers kept as evidence. Gone: there is no QEMU (any more)."""
-
-    LIVE = "live"
-    FROZEN = "frozen"
-    WRECKED = "wrecked"
-    GONE = "gone"
-
-
-class Cause(Enum):
-    """Why a machine is wrecked or gone."""
-
-    POWERED_OFF = "the guest powered the machine off"
-    RESET = "the machine was reset (a reboot, or a triple fault)"
-    PANIC = "the guest reported a panic"
-    CRASHED = "QEMU crashed"
-    LOST = "QEMU was killed from outside"
-    TIMED_OUT = "the harness ended it after a time-out"
-    CLOSED = "the harness ended it"
-
-
-_REASONS = {"guest-shutdown": Cause.POWERED_OFF, "guest-reset": Cause.RESET, "guest-panic": Cause.PANIC}
 
 
 class Machine:
@@ -245,7 +220,7 @@ class Machine:
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "SHUTDOWN":
-            cause = _REASONS.get(event["data"].get("reason", ""))
+            cause = REASONS.get(event["data"].get("reason", ""))
             if cause is not None:
                 # What the guest printed last is to be seen by those whose wait ends now.
                 for pump in self._pumps:
