@@ -114,7 +114,7 @@ def _in_order(patches: list[Patch]) -> list[Patch]:
     newest = max(number[0] for number, _ in pairs)
     pairs = [pair for pair in pairs if pair[0][0] == newest]
     if len({number for number, _ in pairs}) != len(pairs):
-        return patches
+        return [patch for _, patch in pairs]
     return [patch for _, patch in sorted(pairs, key=lambda pair: pair[0])]
 
 
