@@ -24,6 +24,7 @@ from harness.build.diff import HunkReport
 from harness.build.inputs import check_space, digest_of
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
+from harness.errors import HarnessError
 from harness.progress import Progress
 
 __all__ = ["Build", "build", "parse_base"]
@@ -89,8 +90,18 @@ def build(
 
     ``series`` and ``base`` replace the definition's own. Raises HarnessError saying what failed
     and what to do: no source, a hunk that does not apply, a symbol not granted, code that does
-    not compile. Safe to run several times at once, and to kill.
+    not compile, no room. Safe to run several times at once, and to kill.
     """
+    try:
+        return _build(definition, progress, series, base)
+    except OSError as error:
+        raise HarnessError(
+            f"the build of {definition.name} failed: {error}",
+            advice=f"check that {paths.cache()} can be written and has room, or set MKHARNESS_CACHE",
+        ) from error
+
+
+def _build(definition: Definition, progress: Progress, series: Path | None, base: Base | None) -> Build:
     wishes = kconfig.read_fragments(definition.configs)
     chosen = patches.read(series if series is not None else _own_series(definition))
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
@@ -128,12 +139,12 @@ def _make(
 ) -> Path:
     """Fill a store entry; the build lock is held."""
     folder = paths.cache() / "work" / (definition.name or "unnamed")
-    stamp = folder / "compiled"
     log = folder / "build.log"
     with store.adding(digest) as entry:
         check_space(source.BUILD_SPACE)
         tree, report = worktree.prepare(pristine, chosen, folder, progress)
         with progress.step(f"Kernel {definition.name}") as step:
+            stamp = tree / worktree.OUTPUT / "mkharness-compiled"
             if stamp.exists() and stamp.read_text() == kernel_digest:
                 compiled = kernel.outputs(tree)
                 step.done("already compiled")

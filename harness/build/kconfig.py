@@ -7,6 +7,7 @@ dependency is missing, found out by the kernel's own parser.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -17,11 +18,15 @@ from pathlib import Path
 
 from harness import paths
 from harness.build.inputs import digest_of
+from harness.build.worktree import OUTPUT
 from harness.errors import HarnessError, UsageError
 
 PROBE = Path(__file__).with_name("kconfig_why.c")
 PROBE_OBJECTS = ("confdata", "expr", "lexer.lex", "menu", "parser.tab", "preprocess", "symbol", "util")
 TELLING = ("no such symbol", "Defined at", "Depends on", "Visible if", "Range", "Symbol:")
+STAMP = ".mkharness-config"
+"""In the build folder: says from what its .config was made."""
+
 Env = Mapping[str, str] | None
 
 
@@ -89,6 +94,11 @@ def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[s
     wish that was not granted, and why.
     """
     config = output / ".config"
+    stamp = output / STAMP
+    wanted = digest_of(digest(wishes), _sources(tree), *make)
+    if stamp.exists() and config.exists() and stamp.read_text() == digest_of(wanted, config.read_text()):
+        return
+    stamp.unlink(missing_ok=True)
     _run([*make, "tinyconfig"], env)
     with config.open("a") as out:
         out.writelines(
@@ -107,6 +117,19 @@ def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[s
             advice="add what the symbol depends on to the fragment; a symbol that does not exist "
             "belongs to another source, or the series that brings it is missing",
         )
+    stamp.write_text(digest_of(wanted, config.read_text()))
+
+
+def _sources(tree: Path) -> str:
+    """Return a digest of every Kconfig file of a tree, so that it is known when one changed."""
+    hasher = hashlib.sha256()
+    for at, folders, names in os.walk(tree):
+        folders[:] = sorted(name for name in folders if name not in ("Documentation", OUTPUT))
+        for name in sorted(names):
+            if name.startswith("Kconfig") or name.startswith("tiny"):
+                file = Path(at, name)
+                hasher.update(f"{file}\0".encode() + file.read_bytes())
+    return hasher.hexdigest()
 
 
 def values(config: Path) -> dict[str, str]:

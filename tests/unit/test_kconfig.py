@@ -135,6 +135,24 @@ def test_wish_for_off_may_name_an_unknown_symbol(tree):
     assert "NOT_THERE" not in configure(tree, NOT_THERE="n")
 
 
+def test_unchanged_configuration_is_not_made_again(tree):
+    configure(tree, SMP="y")
+    (tree / "Makefile").write_text("tinyconfig: ; exit 1\n")
+    assert configure(tree, SMP="y")["SMP"] == "y"
+    for change in ("Kconfig", "out/.config"):
+        kept = (tree / change).read_text()
+        (tree / change).write_text(kept + "\n# changed\n")
+        with pytest.raises(HarnessError, match="tinyconfig"):
+            configure(tree, SMP="y")
+        (tree / change).write_text(kept)
+
+
+def test_denied_wish_is_denied_again(tree):
+    for _ in range(2):
+        with pytest.raises(HarnessError, match="NOT_THERE"):
+            configure(tree, NOT_THERE="y")
+
+
 def test_broken_kconfig_gives_its_message(tree):
     (tree / "Kconfig").write_text("config\n")
     with pytest.raises(HarnessError, match="tinyconfig") as caught:
