@@ -73,7 +73,8 @@ void mkmsg_receive(u32 type, u32 subtype, int sender, const void *payload, u32 l
 	message->type = type;
 	message->subtype = subtype;
 	message->len = len;
-	memcpy(message->payload, payload, min_t(u32, len, KEPT_PAYLOAD));
+	if (len)
+		memcpy(message->payload, payload, min_t(u32, len, KEPT_PAYLOAD));
 	counters.received++;
 	if (next_seq - first_kept > NR_KEPT) {
 		first_kept++;
