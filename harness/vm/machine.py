@@ -152,8 +152,10 @@ class Machine:
             ends = [self._pair(theirs) for _ in range(len(self.spec.serial) + 1)]
             fds = [far.fileno() for _, far in ends]
             self.argv = [qemu, *arguments(self.spec, self.accel, self.ram.fileno(), fds[:-1], fds[-1])]
-            for line, (near, _) in zip(self.spec.serial, ends, strict=False):
-                self._attach(line.line, near)
+            near = {line.line: end for line, (end, _) in zip(self.spec.serial, ends, strict=False)}
+            # Consoles first: a channel watches its kernel's.
+            for name in sorted(near, key=lambda name: name.endswith(AGENT)):
+                self._attach(name, near[name])
             self._process = process.popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,

@@ -74,11 +74,15 @@ class Qmp:
 
     async def _listen(self) -> None:
         # The handler may wait for consoles; nobody else's events must wait with it.
-        with concurrent.futures.ThreadPoolExecutor(1, f"qmp events {self._name}") as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(1, f"qmp events {self._name}")
+        try:
             async for message in self._client.events:
                 event = dict(message)
                 self.events.append(event)
                 await asyncio.get_running_loop().run_in_executor(pool, self._on_event, event)
+        finally:
+            # This thread serves every machine and must not wait for one's handler.
+            pool.shutdown(wait=False)
 
     async def _close(self) -> None:
         if self._listener is not None:
