@@ -77,8 +77,9 @@ def busybox(progress: Progress) -> bytes:
     return file.read_bytes()
 
 
-def tool_sources(root: Path = paths.INITRAMFS) -> dict[str, tuple[Path, ...]]:
+def tool_sources() -> dict[str, tuple[Path, ...]]:
     """Return each guest program's source files, headers included."""
+    root = paths.INITRAMFS
     return {
         tool: tuple(sorted(file for file in (root / folder).glob("*") if file.suffix in (".c", ".h", ".S")))
         for tool, folder in TOOLS.items()

@@ -43,14 +43,14 @@ class Wish:
         return f"CONFIG_{self.symbol}={self.value} ({self.fragment}.config, line {self.line})"
 
 
-def read_fragments(names: Sequence[str], folder: Path = paths.CONFIGS) -> tuple[Wish, ...]:
-    """Read the fragments ``names``; a symbol that several set must have one value in all.
+def read_fragments(names: Sequence[str], folder: Path | None = None) -> tuple[Wish, ...]:
+    """Read the fragments ``names`` of configs/ or ``folder``; what several set must agree.
 
     Raises UsageError for a missing fragment, a line that is no setting, and a contradiction.
     """
     wishes: dict[str, Wish] = {}
     for name in names:
-        for wish in _read(folder / f"{name}.config"):
+        for wish in _read((folder or paths.CONFIGS) / f"{name}.config"):
             other = wishes.setdefault(wish.symbol, wish)
             if other.value != wish.value:
                 raise UsageError(

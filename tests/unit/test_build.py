@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""From a definition to a store entry, on a tree of five files that behaves like a kernel's."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness import paths
+from harness.build import Build, build
+from harness.definition import Definition, PathBase
+from harness.errors import HarnessError
+from harness.progress import Progress
+
+MAKEFILE = """
+out := $(O)
+tinyconfig: ; @echo CONFIG_MODULES=y > $(out)/.config
+olddefconfig: ; @true
+ifdef M
+modules: ; @cp $(M)/mod.c $(M)/mod.ko && echo $(MKMSG_API) >> $(M)/mod.ko
+else
+modules: ; @true
+endif
+bzImage: $(out)/vmlinux
+	@mkdir -p $(out)/arch/x86/boot $(out)/include/config
+	@cp $(out)/vmlinux $(out)/arch/x86/boot/bzImage
+	@echo 7.3.4 > $(out)/include/config/kernel.release
+$(out)/vmlinux: main.c
+	@echo "  CC      main.o"
+	@echo compiled >> compiled
+	@test ! -e $(SLOW) || sleep 64
+	@! grep -n 'syntax error' main.c
+	@cp main.c $@
+"""
+
+
+class World:
+    """A checkout and a cache of the test's own."""
+
+    def __init__(self, top: Path) -> None:
+        self.source = top / "source"
+        self.source.mkdir()
+        self.slow = top / "slow"
+        (self.source / "Kbuild").touch()
+        (self.source / "Kconfig").touch()
+        (self.source / "Makefile").write_text(MAKEFILE.replace("$(SLOW)", str(self.slow)))
+        (self.source / "main.c").write_text("one\ntwo\nthree\n")
+        self.configs = top / "configs"
+        self.configs.mkdir()
+        (self.configs / "base.config").write_text("CONFIG_SMP=y\n")
+        self.initramfs = top / "initramfs"
+        for name in ("agent", "mkctl"):
+            (self.initramfs / name).mkdir(parents=True)
+            (self.initramfs / name / "main.c").write_text("int main(void) { return 0; }\n")
+        (self.initramfs / "modules/mod").mkdir(parents=True)
+        (self.initramfs / "modules/mod/Kbuild").touch()
+        (self.initramfs / "modules/mod/mod.c").write_text("module")
+        (self.initramfs / "init.j2").write_text("#!/bin/busybox sh\n{{ modules }}\n")
+        self.cache = top / "cache"
+        (self.cache / "guest").mkdir(parents=True)
+        (self.cache / "guest/busybox").write_text("busybox")
+        self.series: Path | None = None
+        self.said = io.StringIO()
+
+    def patch(self, becomes: str) -> None:
+        self.series = self.cache.parent / "series"
+        self.series.mkdir(exist_ok=True)
+        (self.series / "1.patch").write_text(
+            f"--- a/main.c\n+++ b/main.c\n@@ -1,3 +1,3 @@\n one\n-two\n+{becomes}\n three\n"
+        )
+
+    def build(self) -> Build:
+        definition = Definition(
+            summary="x",
+            dialect="reference",
+            bases=(PathBase(str(self.source)),),
+            configs=("base",),
+            topology="pair",
+            modules=("mod",),
+            name="mini",
+        )
+        return build(definition, Progress(Console(file=self.said)), series=self.series)
+
+    def compiled(self) -> int:
+        """How often the kernel was compiled in the present tree."""
+        return len((self.cache / "work/mini/linux/compiled").read_text().splitlines())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path)
+    monkeypatch.setenv("MKHARNESS_CACHE", str(made.cache))
+    monkeypatch.setattr(paths, "CONFIGS", made.configs)
+    monkeypatch.setattr(paths, "INITRAMFS", made.initramfs)
+    return made
+
+
+def test_build_has_everything_and_is_reused(world):
+    world.patch("TWO")
+    first = world.build()
+    assert (first.reused, first.version) == (False, "7.3.4")
+    assert first.bzimage.read_text() == "one\nTWO\nthree\n"
+    assert "CONFIG_SMP=y" in first.config.read_text()
+    assert b"module" + b"reference\n" in first.initrd.read_bytes()
+    assert first.host_initrd.read_bytes().startswith(first.initrd.read_bytes())
+    assert [(hunk.file, hunk.outcome) for hunk in first.apply_report] == [("main.c", "clean")]
+    assert json.loads((first.folder / "meta.json").read_text())["definition"] == "mini"
+    start = time.monotonic()
+    second = world.build()
+    assert time.monotonic() - start < 1
+    assert (second.reused, second.digest, second.folder) == (True, first.digest, first.folder)
+
+
+def test_changed_guest_program_does_not_compile_the_kernel_again(world):
+    first = world.build()
+    (world.initramfs / "agent/main.c").write_text("int main(void) { return 1; }\n")
+    second = world.build()
+    assert second.digest != first.digest
+    assert world.compiled() == 1
+    assert second.initrd.read_bytes() != first.initrd.read_bytes()
+    assert first.initrd.exists(), "an earlier build stays in the store"
+
+
+@pytest.mark.parametrize("change", ["series", "source", "config", "module"])
+def test_every_input_counts(world, change):
+    first = world.build()
+    if change == "series":
+        world.patch("TWO")
+    elif change == "source":
+        (world.source / "main.c").write_text("other\n")
+    elif change == "config":
+        (world.configs / "base.config").write_text("CONFIG_SMP=y\nCONFIG_MORE=y\n")
+    else:
+        (world.initramfs / "modules/mod/mod.c").write_text("other")
+    second = world.build()
+    assert not second.reused
+    assert second.digest != first.digest
+
+
+def test_broken_patch_leaves_the_store_and_works_when_mended(world):
+    world.patch("TWO")
+    good = world.build()
+    world.patch("syntax error")
+    with pytest.raises(HarnessError, match="does not compile"):
+        world.build()
+    assert [entry.name for entry in (world.cache / "store").iterdir()] == [good.digest]
+    world.patch("TWO")
+    assert world.build().reused
+    world.patch("2")
+    assert world.build().bzimage.read_text() == "one\n2\nthree\n"
+
+
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from harness import paths
+from test_build import World
+world = World.__new__(World)
+world.__dict__.update(eval(sys.stdin.read(), {"Path": Path, "PosixPath": Path}))
+import io
+world.said = io.StringIO()
+paths.CONFIGS, paths.INITRAMFS = world.configs, world.initramfs
+built = world.build()
+print(built.digest, built.reused)
+"""
+
+
+def run_elsewhere(world: World) -> subprocess.Popen[str]:
+    """Build in another process."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN, "", str(Path(__file__).parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(paths.CHECKOUT)},
+    )
+    assert child.stdin is not None
+    child.stdin.write(repr({key: value for key, value in vars(world).items() if key != "said"}))
+    child.stdin.close()
+    return child
+
+
+def test_two_at_once_compile_once(world):
+    children = [run_elsewhere(world) for _ in range(2)]
+    said = [child.stdout.read().split() for child in children if child.stdout]
+    assert [child.wait() for child in children] == [0, 0]
+    assert said[0][0] == said[1][0]
+    assert world.compiled() == 1
+
+
+def test_killed_build_is_continued_from_a_clean_state(world):
+    world.slow.touch()
+    child = run_elsewhere(world)
+    limit = time.monotonic() + 20
+    marker = world.cache / "work/mini/linux/compiled"
+    while not marker.exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    world.slow.unlink()
+    assert not list((world.cache / "store").glob("*[!w]")), "no entry but unfinished .new ones"
+    assert world.build().bzimage.read_text() == "one\ntwo\nthree\n"
+    assert not list((world.cache / "store").glob("*.new"))
+
+
+def test_cache_that_cannot_be_written_is_told(world, monkeypatch):
+    (world.cache / "store").write_text("in the way")
+    with pytest.raises(HarnessError, match="the build of mini failed") as caught:
+        world.build()
+    assert "MKHARNESS_CACHE" in caught.value.advice
