@@ -20,6 +20,7 @@ from harness.errors import HarnessError, UsageError
 from harness.vm.accel import Accel, choose
 from harness.vm.channel import Channel
 from harness.vm.console import Console
+from harness.vm.fifo import Fifos
 from harness.vm.memory import open_ram
 from harness.vm.pump import Pump
 from harness.vm.qmp import Qmp, QmpError
@@ -148,41 +149,38 @@ class Machine:
         self._stderr = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._resources.callback(self._read_stderr)
         self.ram = self._resources.enter_context(open_ram(self.spec.memory_mib << 20, self._ram_folders))
-        with ExitStack() as theirs:
-            ends = [self._pair(theirs) for _ in range(len(self.spec.serial) + 1)]
-            fds = [far.fileno() for _, far in ends]
-            self.argv = [qemu, *arguments(self.spec, self.accel, self.ram.fileno(), fds[:-1], fds[-1])]
-            near = {line.line: end for line, (end, _) in zip(self.spec.serial, ends, strict=False)}
+        names = [serial.line for serial in self.spec.serial]
+        near, far = socket.socketpair()
+        self._resources.callback(near.close)
+        with Fifos(names) as fifos, far:
+            lines = [fifos.path(name) for name in names]
+            self.argv = [qemu, *arguments(self.spec, self.accel, self.ram.fileno(), lines, far.fileno())]
             # Consoles first: a channel watches its kernel's.
-            for name in sorted(near, key=lambda name: name.endswith(AGENT)):
-                self._attach(name, near[name])
+            for name in sorted(names, key=lambda name: name.endswith(AGENT)):
+                self._attach(name, *fifos.open(name))
             self._process = process.popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                pass_fds=[*fds, self.ram.fileno()],
+                pass_fds=[far.fileno(), self.ram.fileno()],
             )
-        self._resources.callback(self._process.wait)
-        self._resources.callback(self._process.kill)
-        self._resources.callback(self.qmp.close)
-        self.state = State.LIVE
+            self._resources.callback(self._process.wait)
+            self._resources.callback(self._process.kill)
+            self._resources.callback(self.qmp.close)
+            far.close()
+            self.state = State.LIVE
+            try:
+                # QEMU opens its lines before it greets; a line that nobody has open reads as ended.
+                self.qmp.connect(near)
+            except QmpError as error:
+                self._fail(error)
         for pump in self._pumps:
             pump.start()
-        try:
-            self.qmp.connect(ends[-1][0])
-        except QmpError as error:
-            self._fail(error)
         threading.Thread(target=self._watch, name=f"watch {self.pid}", daemon=True).start()
 
-    def _pair(self, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
-        """Make a socket pair: nothing in the file system, and no byte lost before a connection."""
-        near, far = socket.socketpair()
-        self._resources.callback(near.close)
-        return near, theirs.enter_context(far)
-
-    def _attach(self, line: str, sock: socket.socket) -> None:
-        pump = Pump(sock, line)
+    def _attach(self, line: str, source: BinaryIO, sink: BinaryIO) -> None:
+        pump = Pump(source, sink, line)
         self._pumps.append(pump)
         self._resources.callback(pump.close)
         factor = self.accel.factor

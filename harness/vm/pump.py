@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One thread per serial line that always reads.
 
-An unread socket stalls the guest in the middle of a word, so nobody's waiting decides when a line
+An unread line stalls the guest in the middle of a word, so nobody's waiting decides when a line
 is read. What comes is handed to subscribers with the host's time; what goes out waits in a buffer,
 so that writing never blocks either.
 """
@@ -11,24 +11,41 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import selectors
+import os
+import select
 import socket
 import termios
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 Subscriber = Callable[[bytes, float], None]
 """Called with the bytes and the host's monotonic time in seconds; empty bytes mean the end."""
 
 
-class Pump:
-    """Reads one socket until it ends, in a thread of its own."""
+class End(Protocol):
+    """One end of a pipe or a socket."""
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Pump:
+    """Reads ``source`` until it ends, in a thread of its own, and writes to ``sink``.
+
+    Both may be one socket. They belong to the pump from now on.
+    """
+
+    def __init__(self, source: End, sink: End, name: str) -> None:
         self.name = name
-        self._sock = sock
-        self._sock.setblocking(False)
+        self._source = source
+        self._sink = sink
+        for end in (source, sink):
+            os.set_blocking(end.fileno(), False)
         self._wake_read, self._wake_write = socket.socketpair()
         self._outgoing = bytearray()
         self._lock = threading.Lock()
@@ -66,25 +83,26 @@ class Pump:
     def unsent(self) -> int:
         """Return how much the guest's port has not taken yet; more than 0 when there is some.
 
-        What is in the socket counts with the kernel's overhead, so the number is no byte count.
+        What is in a socket counts with the kernel's overhead, so the number is no byte count.
         """
-        waiting = array.array("i", [0])
         with self._lock:
             if self._stop or self.ended:
                 return len(self._outgoing)
-            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, waiting)
-            return len(self._outgoing) + waiting[0]
+            try:
+                waiting = _queued(self._sink, termios.TIOCOUTQ)
+            except OSError:
+                # A pipe is no socket: what is in it can be read.
+                waiting = _queued(self._sink, termios.FIONREAD)
+            return len(self._outgoing) + waiting
 
     def drain(self, timeout: float = 1.0) -> None:
         """Wait until all that has come was read and handed on, at most ``timeout`` seconds."""
-        waiting = array.array("i", [0])
         give_up = time.monotonic() + timeout
         while time.monotonic() < give_up:
             with self._lock:
                 if self.ended or self._stop:
                     return
-                fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, waiting)
-                if not waiting[0] and not self._publishing:
+                if not _queued(self._source, termios.FIONREAD) and not self._publishing:
                     return
             time.sleep(0.002)
 
@@ -96,35 +114,36 @@ class Pump:
             self._wake_write.send(b"\0")
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
-        for sock in (self._sock, self._wake_read, self._wake_write):
-            sock.close()
+        for end in (self._source, self._sink, self._wake_read, self._wake_write):
+            end.close()
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
-            selector.register(self._sock, selectors.EVENT_READ)
-            while not self.ended:
-                with self._lock:
-                    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
-                    stop = self._stop
-                selector.modify(self._sock, events)
-                ready = {key.fileobj: mask for key, mask in selector.select(0 if stop else None)}
-                if self._wake_read in ready:
-                    self._wake_read.recv(4096)
-                mask = ready.get(self._sock, 0)
-                if mask & selectors.EVENT_READ:
-                    self._read()
-                elif stop:
-                    break
-                if mask & selectors.EVENT_WRITE and not stop:
-                    self._flush()
+        source, sink, wake = self._source.fileno(), self._sink.fileno(), self._wake_read.fileno()
+        while not self.ended:
+            with self._lock:
+                wanted = {wake: select.POLLIN, source: select.POLLIN}
+                if self._outgoing and not self._stop:
+                    wanted[sink] = wanted.get(sink, 0) | select.POLLOUT
+                stop = self._stop
+            poll = select.poll()
+            for fd, events in wanted.items():
+                poll.register(fd, events)
+            ready = dict(poll.poll(0 if stop else None))
+            if wake in ready:
+                self._wake_read.recv(4096)
+            if ready.get(source, 0) & ~select.POLLOUT:
+                self._read()
+            elif stop:
+                break
+            if sink in wanted and sink in ready:
+                self._flush()
         if not self.ended:
             self._publish(b"")
 
     def _read(self) -> None:
         with self._lock:
             try:
-                data = self._sock.recv(65536)
+                data = os.read(self._source.fileno(), 65536)
             except BlockingIOError:
                 return
             except OSError:
@@ -136,8 +155,11 @@ class Pump:
         self._publishing = False
 
     def _flush(self) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            del self._outgoing[: self._sock.send(self._outgoing)]
+        with self._lock, contextlib.suppress(BlockingIOError):
+            try:
+                del self._outgoing[: os.write(self._sink.fileno(), self._outgoing)]
+            except (BrokenPipeError, ConnectionError):
+                self._outgoing.clear()
 
     def _publish(self, data: bytes) -> None:
         now = time.monotonic()
@@ -145,3 +167,10 @@ class Pump:
             subscribers = tuple(self._subscribers)
         for subscriber in subscribers:
             subscriber(data, now)
+
+
+def _queued(end: End, question: int) -> int:
+    """Return how many bytes wait in a pipe or a socket; ``question`` is FIONREAD or TIOCOUTQ."""
+    count = array.array("i", [0])
+    fcntl.ioctl(end.fileno(), question, count)
+    return count[0]

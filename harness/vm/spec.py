@@ -28,8 +28,8 @@ class MachineSpec:
     serial: tuple[SerialLine, ...]
 
 
-def arguments(spec: MachineSpec, accel: Accel, ram: int, lines: Sequence[int], qmp: int) -> list[str]:
-    """Return QEMU's arguments; ``ram``, ``lines`` and ``qmp`` are descriptors that it inherits.
+def arguments(spec: MachineSpec, accel: Accel, ram: int, lines: Sequence[Path], qmp: int) -> list[str]:
+    """Return QEMU's arguments; ``ram`` and ``qmp`` are descriptors that it inherits, ``lines`` pipes.
 
     A guest that resets or powers off stays as it is, paused, for a look at what it left.
     """
@@ -40,10 +40,10 @@ def arguments(spec: MachineSpec, accel: Accel, ram: int, lines: Sequence[int], q
     result += ["-cpu", spec.cpu, "-smp", str(spec.vcpus), "-m", size, "-object", memory]
     result += ["-action", "reboot=shutdown,shutdown=pause"]
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
-    for serial, fd in zip(spec.serial, lines, strict=True):
+    for serial, pipe in zip(spec.serial, lines, strict=True):
         chardev = f"port{serial.port}"
         place = f"index={serial.port},iobase={IO_BASES[serial.port]:#x},irq={serial.irq}"
-        result += ["-chardev", f"socket,id={chardev},fd={fd}"]
+        result += ["-chardev", f"pipe,id={chardev},path={pipe}"]
         result += ["-device", f"isa-serial,chardev={chardev},{place}"]
     result += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
     return result + (["-initrd", str(spec.initrd)] if spec.initrd else [])

@@ -96,7 +96,7 @@ def wire(agent: Path, tmp_path: Path) -> Iterator[Wire]:
 
 @pytest.fixture
 def channel(wire: Wire) -> Iterator[Channel]:
-    pump = Pump(wire.near, "alpha.agent")
+    pump = Pump(wire.near, wire.near, "alpha.agent")
     made = Channel(pump, kernel="alpha")
     pump.start()
     made.wait_ready(10)
@@ -211,7 +211,7 @@ def test_a_new_session_ends_what_the_old_one_ran(channel: Channel) -> None:
 
 def test_nobody_answers() -> None:
     near, far = socket.socketpair()
-    pump = Pump(near, "alpha.agent")
+    pump = Pump(near, near, "alpha.agent")
     silent = Channel(pump, kernel="alpha")
     pump.start()
     with pytest.raises(ChannelError, match="alpha: its agent did not answer in 1 s"):
@@ -224,7 +224,7 @@ def test_nobody_answers() -> None:
 
 def test_trouble_on_the_console_ends_a_command(wire: Wire) -> None:
     near, far = socket.socketpair()
-    line, talk = Pump(near, "alpha"), Pump(wire.near, "alpha.agent")
+    line, talk = Pump(near, near, "alpha"), Pump(wire.near, wire.near, "alpha.agent")
     console = Console(line, ended=lambda: None)
     channel = Channel(talk, kernel="alpha", console=console)
     line.start()

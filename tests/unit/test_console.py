@@ -49,7 +49,7 @@ class Guest:
 
 def make_guest(factor: float = 1.0) -> Guest:
     near, far = socket.socketpair()
-    pump = Pump(near, "alpha")
+    pump = Pump(near, near, "alpha")
     cause: list[str] = []
     console = Console(pump, ended=lambda: cause[0] if cause else None, factor=factor)
     pump.start()
