@@ -189,7 +189,7 @@ def _outcomes(output: str) -> dict[str, list[dict[int, tuple[str, int]]]]:
 
 def _explain(file: FileDiff, hunk: Hunk, tree: Path, offset: int) -> str:
     """Show the file's own lines beside those that a rejected hunk wants."""
-    head = f"hunk at line {hunk.start} {hunk.section}".rstrip()
+    head = f"at line {hunk.start} {hunk.section}".rstrip()
     try:
         lines = (tree / (file.old or file.path)).read_bytes().split(b"\n")
     except OSError:

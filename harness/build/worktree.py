@@ -106,7 +106,7 @@ def _refuse_rejects(report: list[diff.HunkReport], subject: str, source: Source)
         where = f"{first.file}, hunk {first.hunk}{more}"
         raise HarnessError(
             f"patch {first.patch} ({subject}) does not apply to {source.version}: {where}",
-            details="\n".join(f"{hunk.file}, {hunk.why}" for hunk in rejected[:5]),
+            details="\n".join(f"{hunk.file}, hunk {hunk.hunk} {hunk.why}" for hunk in rejected[:5]),
             advice="choose the base that the series was made for with --base, or bring the patch up to date",
         )
 
