@@ -7,6 +7,7 @@ what it is at every 15 seconds, and its end.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+
+LOG_WIDTH = 150
+"""Columns of a log."""
 
 LOG_INTERVAL = 15.0
 """Seconds between two lines about the same step in a log."""
@@ -54,7 +58,9 @@ class Progress:
     """Prints steps to standard error, so that standard output stays for results."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        # A log has no width; 80 columns would be too few for consoles side by side.
+        width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
+        self.console = console or Console(file=sys.stderr, highlight=False, width=width)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:

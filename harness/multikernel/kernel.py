@@ -64,7 +64,7 @@ class Kernel:
         self.channel = channel
         self.factor = factor
 
-    def run(self, command: str, *, timeout: float = 30.0) -> str:
+    def run(self, command: str, *, timeout: float = 10.0) -> str:
         """Run a shell command, require exit status 0, return its standard output. Raises HarnessError."""
         return self.channel.run(command, timeout=timeout).check().text
 

@@ -35,7 +35,7 @@ def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance
 
 def _load(host: Kernel, instance: Instance, arguments: str) -> None:
     flags = KEXEC_FILE_MULTIKERNEL | instance.id << KEXEC_FILE_MK_ID_SHIFT
-    host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=60)
+    host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=30)
 
 
 REFERENCE = Dialect(

@@ -58,7 +58,7 @@ def _load(host: Kernel, instance: Instance, arguments: str) -> None:
     host.run(
         f"mkctl load-v1 /boot/vmlinux /boot/initrd '{arguments}' {ram.start:#x} {ram.size:#x}"
         f" --low {low.start:#x}:{low.size:#x} --ram {shared.start:#x}:{shared.size:#x}",
-        timeout=60,
+        timeout=30,
     )
 
 
