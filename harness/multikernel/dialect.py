@@ -11,8 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.definition import SpawnedKernel, Topology
-from harness.multikernel.instance import Instance
-from harness.multikernel.kernel import Kernel
+from harness.errors import HarnessError
+from harness.model import Region
+from harness.multikernel.devicetree import instances_blob
+from harness.multikernel.instance import FixedArea, Instance
+from harness.multikernel.kernel import Kernel, parse_apic_ids
+
+MOUNT = "/sys/fs/multikernel"
+LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where v1 and v2 allocate their start trampoline")
 
 REBOOT_CMD_START = 0x4D4B4C49
 """reboot(2) command that starts a loaded kernel. Source: LINUX_REBOOT_CMD_MULTIKERNEL in all posts."""
@@ -62,3 +68,46 @@ def console_arguments(topology: Topology, name: str) -> tuple[str, ...]:
 def start_by_id(host: Kernel, instance: Instance) -> None:
     """Start an instance's loaded kernel by its id. Source: RFC v2 08/16."""
     host.run(f"mkctl multikernel {REBOOT_CMD_START:#x} {instance.id}")
+
+
+def pool_arguments(topology: Topology) -> tuple[str, ...]:
+    """Set the pool's memory aside in the host kernel. Source: RFC v2 06/16."""
+    return (f"mkkernel_pool={topology.pool.size >> 10}K@{topology.pool.start:#x}",)
+
+
+def grant_by_device_tree(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance:
+    """Write the instance's device tree in one write(2). Source: RFC v2 08/16.
+
+    The host kernel takes the CPUs offline by itself and names the memory in /proc/iomem.
+    """
+    apic_ids = parse_apic_ids(host.read("/proc/cpuinfo"))
+    host.run(f"mountpoint -q {MOUNT} || mount -t multikernel none {MOUNT}")
+    blob = f"/run/{spawned.name}.dtb"
+    host.channel.put(blob, instances_blob([spawned]))
+    host.run(f"mkctl write-once {blob} {MOUNT}/device_tree")
+    resource = f"mk-instance-{spawned.id}-{spawned.name}-region-"
+    regions = [r.region for r in host.iomem() if r.name.startswith(resource)]
+    if len(regions) != 1:
+        raise HarnessError(f"/proc/iomem of the host should list one {resource}*, it lists {len(regions)}")
+    return Instance(spawned, tuple(sorted(apic_ids[cpu] for cpu in spawned.cpus)), regions[0])
+
+
+def irq_arguments(topology: Topology, name: str) -> tuple[str, ...]:
+    """Tell kernel ``name``'s user space the interrupts of its lines, where its driver guesses wrong."""
+    irqs = {serial.line: serial.irq for serial in topology.serial}
+    return (f"mkh.irq={irqs[name]},{irqs[f'{name}.agent']}",)
+
+
+def unfenced_arguments(topology: Topology, name: str) -> tuple[str, ...]:
+    """Return what keeps a kernel that sees the whole machine (v1, v2) off its host's hardware.
+
+    Without noapic it reprograms the host's IO-APIC; without maxcpus=1 it sends INIT to the host's
+    CPUs. With noapic the 8259, which the host leaves alone, delivers its serial interrupts; polling
+    would do at a hundredth of the speed.
+    """
+    return ("noapic", "maxcpus=1", *irq_arguments(topology, name))
+
+
+def low_window_arguments() -> tuple[str, ...]:
+    """Keep the host out of the fixed area below 1 MiB."""
+    return (f"memmap={LOW.region.size >> 10}K${LOW.region.start:#x}",)

@@ -7,8 +7,9 @@ from harness.errors import UsageError
 from harness.multikernel.dialect import Dialect
 from harness.multikernel.reference import REFERENCE
 from harness.multikernel.v1 import V1
+from harness.multikernel.v2 import V2
 
-DIALECTS = {dialect.name: dialect for dialect in (REFERENCE, V1)}
+DIALECTS = {dialect.name: dialect for dialect in (REFERENCE, V1, V2)}
 
 
 def find_dialect(name: str) -> Dialect:

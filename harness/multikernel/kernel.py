@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.model import Region, merged
+from harness.model import Region, without
 from harness.vm.channel import Channel
 from harness.vm.console import Console
 
 HEARTBEAT = "/run/heartbeat"
+POOL = "Multikernel Memory Pool"
+"""What /proc/iomem calls the memory for spawned kernels. Source: RFC v2 06/16, and the tree."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,7 @@ class Kernel:
 
     def system_ram(self) -> tuple[Region, ...]:
         """Return the memory that this kernel uses as RAM, sorted and joined."""
-        return merged(
-            r.region for r in self.iomem() if r.name == "System RAM" or r.name.startswith("System RAM (")
-        )
+        return usable_ram(self.iomem())
 
     def apic_ids(self) -> tuple[int, ...]:
         """Return the local APIC ids of this kernel's online CPUs, sorted."""
@@ -107,6 +107,16 @@ def parse_iomem(text: str) -> tuple[Resource, ...]:
     if resources and all(r.region.end == 1 for r in resources):
         raise HarnessError("every address in /proc/iomem is zero: it was read without CAP_SYS_ADMIN")
     return tuple(resources)
+
+
+def usable_ram(resources: Iterable[Resource]) -> tuple[Region, ...]:
+    """Return the System RAM in /proc/iomem that a kernel has not set aside for other kernels.
+
+    v2 sets its pool aside inside what its map calls RAM, and the tree may do so as well.
+    """
+    resources = tuple(resources)
+    ram = [r.region for r in resources if r.name == "System RAM" or r.name.startswith("System RAM (")]
+    return without(ram, (r.region for r in resources if r.name == POOL))
 
 
 def parse_apic_ids(text: str) -> dict[int, int]:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from harness.definition import SpawnedKernel, Topology
 from harness.model import Region
-from harness.multikernel.dialect import REBOOT_CMD_START, Dialect, console_arguments
+from harness.multikernel.dialect import (
+    LOW,
+    REBOOT_CMD_START,
+    Dialect,
+    console_arguments,
+    low_window_arguments,
+    unfenced_arguments,
+)
 from harness.multikernel.instance import FixedArea, Instance
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 
-LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where the series allocates its start trampoline")
 SHARED = FixedArea(
     Region(0x3F00_0000, 0x100_0000), "the series' IPI area, RAM to both kernels, used by neither"
 )
@@ -30,18 +36,17 @@ def _shared_arguments() -> tuple[str, ...]:
 def _host_arguments(topology: Topology) -> tuple[str, ...]:
     return (
         f"memmap={topology.pool.size >> 20}M${topology.pool.start:#x}",
-        f"memmap={LOW.region.size >> 10}K${LOW.region.start:#x}",
+        *low_window_arguments(),
         *_shared_arguments(),
     )
 
 
 def _spawned_arguments(topology: Topology, spawned: SpawnedKernel) -> tuple[str, ...]:
-    # Without noapic it reprograms the host's IO-APIC; without maxcpus=1 it sends INIT to the
-    # host's CPUs. With noapic the 8259, which the host leaves alone, delivers its serial
-    # interrupts; polling would do at a hundredth of the speed.
-    irqs = {serial.line: serial.irq for serial in topology.serial}
-    lines = f"mkh.irq={irqs[spawned.name]},{irqs[f'{spawned.name}.agent']}"
-    return (*console_arguments(topology, spawned.name), *_shared_arguments(), "noapic", "maxcpus=1", lines)
+    return (
+        *console_arguments(topology, spawned.name),
+        *_shared_arguments(),
+        *unfenced_arguments(topology, spawned.name),
+    )
 
 
 def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance:

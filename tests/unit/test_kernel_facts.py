@@ -8,7 +8,7 @@ from harness.definition import SpawnedKernel
 from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
-from harness.multikernel.kernel import parse_apic_ids, parse_heartbeat, parse_iomem
+from harness.multikernel.kernel import parse_apic_ids, parse_heartbeat, parse_iomem, usable_ram
 from harness.multikernel.messaging import parse_received
 from harness.oracle.processors import parse_registers
 
@@ -31,6 +31,12 @@ def test_iomem_lines_become_resources_with_depth():
     ]
     instance = next(r for r in resources if r.name == "mk-instance-1-alpha-region-0")
     assert (instance.depth, instance.region) == (1, Region(0x40000000, 0x10000000))
+
+
+def test_ram_set_aside_inside_system_ram_is_not_the_hosts():
+    nested = "00100000-5fffffff : System RAM\n  40000000-5fffffff : Multikernel Memory Pool\n"
+    assert usable_ram(parse_iomem(nested)) == (Region.from_bounds(0x100000, 0x3FFFFFFF),)
+    assert usable_ram(parse_iomem(IOMEM))[-1] == Region.from_bounds(0x100000, 0x3FFFFFFF)
 
 
 def test_iomem_read_without_privilege_is_not_mistaken_for_facts():
