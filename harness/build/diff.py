@@ -81,7 +81,7 @@ def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
                 raise HarnessError(
                     f"{name} changes {path}, which is outside the source", advice="do not use it"
                 )
-        if hunks or file.old != file.new:
+        if hunks or (line.startswith(b"diff --git ") and (file.old or file.new)):
             found.append(msgspec.structs.replace(file, hunks=tuple(hunks)))
     return tuple(found)
 
@@ -89,6 +89,8 @@ def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
 def _git_header(lines: list[bytes], at: int) -> tuple[int, FileDiff]:
     """Read from ``diff --git`` up to the first hunk; renames and mode changes have none."""
     words = lines[at].split(b" ")
+    if len(words) < 4:
+        return at + 1, FileDiff(None, None, ())
     old, new = _strip(words[2]), _strip(words[-1])
     at += 1
     while at < len(lines) and re.match(

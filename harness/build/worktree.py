@@ -11,22 +11,32 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
 import msgspec
 
 from harness.build import diff
-from harness.build.inputs import digest_of
 from harness.build.series import Series
 from harness.build.source import Source
 from harness.errors import HarnessError
-from harness.progress import Progress
+from harness.progress import Progress, Step
 
 OUTPUT = "mkharness-build"
 """The build folder's name inside the tree."""
 
 STAMP = "mkharness-tree"
+"""Inside a finished tree; see Stamp."""
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What a finished tree holds: which source, which series, the files that the series touches."""
+
+    source: str
+    series: str
+    touched: list[str]
+    report: list[diff.HunkReport]
 
 
 def prepare(
@@ -38,28 +48,79 @@ def prepare(
     fails. Raises HarnessError naming the patch, file and hunk that does not apply.
     """
     tree = folder / "linux"
-    stamp = digest_of(source.digest, series.digest)
-    kept = _kept_report(tree, stamp)
-    if kept is not None:
-        return tree, kept
-    new = folder / "linux.new"
-    remove(new)
+    old = _stamp(tree)
+    if old is not None and (old.source, old.series) == (source.digest, series.digest):
+        return tree, old.report
     folder.mkdir(parents=True, exist_ok=True)
     with progress.step("Tree") as step:
-        step.update("linking the source")
-        _link(source.tree, new)
-        report: list[diff.HunkReport] = []
-        for patch in series.patches:
-            step.update(f"applying {patch.subject}")
-            report += diff.apply(patch.text, patch.name, new)
-            _refuse_rejects(report, patch.subject, source)
-        step.done(summary(series, report))
-    (new / STAMP).write_bytes(msgspec.json.encode({"stamp": stamp, "report": report}))
+        scratch = folder / "patched"
+        new = _patch(source, series, scratch, step)
+        if old is not None and old.source == source.digest:
+            # Without a stamp, what a kill leaves here is made anew.
+            (tree / STAMP).unlink()
+            for name in {*old.touched, *new.touched}:
+                _put((scratch if name in new.touched else source.tree) / name, tree / name)
+            (tree / STAMP).write_bytes(msgspec.json.encode(new))
+        else:
+            _make(source, new, scratch, tree, step)
+        remove(scratch)
+        step.done(summary(series, new.report))
+    return tree, new.report
+
+
+def _patch(source: Source, series: Series, scratch: Path, step: Step) -> Stamp:
+    """Apply a series to copies, in ``scratch``, of just the files that it touches."""
+    diffs = [file for patch in series.patches for file in diff.parse(patch.text, patch.name)]
+    touched = sorted({name for file in diffs for name in (file.old, file.new) if name is not None})
+    remove(scratch)
+    scratch.mkdir()
+    for name in touched:
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(source.tree / name):
+            shutil.copy2(source.tree / name, scratch / name, follow_symlinks=False)
+    report: list[diff.HunkReport] = []
+    for patch in series.patches:
+        step.update(f"applying {patch.subject}")
+        report += diff.apply(patch.text, patch.name, scratch)
+        _refuse_rejects(report, patch.subject, source)
+    return Stamp(source.digest, series.digest, touched, report)
+
+
+def _make(source: Source, stamp: Stamp, scratch: Path, tree: Path, step: Step) -> None:
+    """Make a tree of links to the source with the patched files in it, in place of an earlier one."""
+    new = tree.with_name(f"{tree.name}.new")
+    remove(new)
+    step.update("linking the source")
+    result = subprocess.run(
+        ["cp", "-al", "--", str(source.tree), str(new)], capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise HarnessError(
+            f"cannot make the tree {new}", details=result.stderr[-500:], advice="check the disk"
+        )
+    for name in stamp.touched:
+        _put(scratch / name, new / name)
+    (new / STAMP).write_bytes(msgspec.json.encode(stamp))
     if tree.exists():
+        step.update("comparing with the earlier tree")
         _inherit(tree, new)
         remove(tree)
     new.rename(tree)
-    return tree, report
+
+
+def _put(wanted: Path, file: Path) -> None:
+    """Make ``file`` what ``wanted`` is. One that is so already keeps its time; links are broken."""
+    if not os.path.lexists(wanted):
+        file.unlink(missing_ok=True)
+        return
+    if _same(wanted, file):
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.mkharness")
+    temporary.unlink(missing_ok=True)
+    shutil.copy2(wanted, temporary, follow_symlinks=False)
+    os.utime(temporary, follow_symlinks=False)
+    temporary.rename(file)
 
 
 def summary(series: Series, report: list[diff.HunkReport]) -> str:
@@ -75,27 +136,24 @@ def remove(tree: Path) -> None:
     subprocess.run(["rm", "-rf", "--", str(tree)], check=True)
 
 
-def _link(source: Path, new: Path) -> None:
-    command = ["cp", "-al", "--", str(source), str(new)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise HarnessError(
-            f"cannot make the tree {new}", details=result.stderr[-500:], advice="check the disk"
-        )
-
-
-def _kept_report(tree: Path, stamp: str) -> list[diff.HunkReport] | None:
-    """Return the report of a tree that is already what is wanted."""
-
-    class Stamp(msgspec.Struct):
-        stamp: str
-        report: list[diff.HunkReport]
-
+def _same(one: Path, other: Path) -> bool:
+    """Say whether two regular files have the same content and mode."""
     try:
-        kept = msgspec.json.decode((tree / STAMP).read_bytes(), type=Stamp)
+        first, second = one.lstat(), other.lstat()
+    except FileNotFoundError:
+        return False
+    return (
+        stat.S_ISREG(first.st_mode)
+        and (first.st_mode, first.st_size) == (second.st_mode, second.st_size)
+        and filecmp.cmp(one, other, shallow=False)
+    )
+
+
+def _stamp(tree: Path) -> Stamp | None:
+    try:
+        return msgspec.json.decode((tree / STAMP).read_bytes(), type=Stamp)
     except (OSError, msgspec.DecodeError):
         return None
-    return kept.report if kept.stamp == stamp else None
 
 
 def _refuse_rejects(report: list[diff.HunkReport], subject: str, source: Source) -> None:
@@ -129,7 +187,7 @@ def _inherit(old: Path, new: Path) -> None:
                 there = 0
             if os.lstat(mine).st_ino == there or name == STAMP or os.path.islink(mine):
                 continue
-            if there and not os.path.islink(other) and filecmp.cmp(mine, other, shallow=False):
+            if there and _same(Path(mine), Path(other)):
                 os.unlink(mine)
                 os.link(other, mine)
             else:

@@ -100,6 +100,59 @@ def test_file_that_reverts_to_the_pristine_one_counts_as_changed(source, progres
     assert state(source.tree) == before
 
 
+NEW_FILE = "--- /dev/null\n+++ b/new/n.c\n@@ -0,0 +1 @@\n+new\n"
+NEW_MODE = "diff --git a/b.c b/b.c\nold mode 100644\nnew mode 100755\n"
+
+
+def test_file_of_an_earlier_series_goes_and_of_a_new_one_comes(source, progress, tmp_path):
+    adding = series.Series(None, (series.Patch("n.patch", "n", NEW_FILE.encode()),))
+    tree, _ = worktree.prepare(source, adding, tmp_path, progress)
+    inode = tree.stat().st_ino
+    assert (tree / "new/n.c").read_text() == "new\n"
+    worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    assert not (tree / "new/n.c").exists()
+    assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
+    worktree.prepare(source, adding, tmp_path, progress)
+    assert (tree / "new/n.c").exists()
+    assert (tree / "a.c").read_text() == FILES["a.c"]
+    assert tree.stat().st_ino == inode, "the same source needs no new tree"
+
+
+def test_changed_mode_is_not_that_of_the_pristine_file(source, progress, tmp_path):
+    script = series.Series(None, (series.Patch("m.patch", "m", NEW_MODE.encode()),))
+    for wanted, mode in ((script, 0o755), (series.EMPTY, 0o644), (script, 0o755)):
+        tree, _ = worktree.prepare(source, wanted, tmp_path, progress)
+        assert (tree / "b.c").stat().st_mode & 0o777 == mode
+        assert (source.tree / "b.c").stat().st_mode & 0o777 == 0o644
+
+
+def test_tree_changed_half_way_by_a_killed_run_is_made_anew(source, progress, tmp_path):
+    tree, _ = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    (tree / worktree.OUTPUT).mkdir()
+    (tree / worktree.STAMP).unlink()
+    (tree / "a.c").write_text("half")
+    (tree / "left-over.c").touch()
+    tree, _ = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
+    assert not (tree / "left-over.c").exists()
+    assert (tree / worktree.OUTPUT).exists()
+
+
+def test_other_source_keeps_the_build_folder_and_touches_what_differs(source, progress, tmp_path):
+    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    (tree / worktree.OUTPUT).mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, text in {**FILES, "b.c": "older, and other\n"}.items():
+        (other / name).write_text(text)
+        os.utime(other / name, (OLD - 100, OLD - 100))
+    tree, _ = worktree.prepare(Source("path", "o", "other", other), series.EMPTY, tmp_path, progress)
+    assert (tree / worktree.OUTPUT).exists()
+    assert (tree / "a.c").stat().st_mtime == OLD, "same content, so nothing to compile"
+    assert (tree / "b.c").stat().st_mtime > OLD + 1000, "its own time would make it look compiled"
+    assert (other / "b.c").stat().st_mtime == OLD - 100
+
+
 def test_half_made_tree_of_a_killed_run_is_not_used(source, progress, tmp_path):
     (tmp_path / "linux.new").mkdir()
     (tmp_path / "linux.new/junk").touch()
