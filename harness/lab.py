@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from harness.build import Build
 from harness.definition import SpawnedKernel, Topology
@@ -14,11 +17,26 @@ from harness.multikernel.dialects import find_dialect
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Heartbeat, Kernel
 from harness.progress import Progress
+from harness.vm import snapshot
 from harness.vm.accel import Accel
+from harness.vm.command import ChannelError
 from harness.vm.machine import Machine, MachineSpec
+from harness.vm.migration import ForkError
+from harness.vm.snapshot import Stage
 
 BOOT_TIMEOUT = 120.0
 """Seconds that a kernel has from its start to its user space, before scaling by the accelerator."""
+RESUME_TIMEOUT = 10.0
+"""Seconds that a kernel's agent has to answer after a fork, before scaling by the accelerator."""
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """What is known of a spawned kernel: its instance, its command line, the host's heartbeat before."""
+
+    instance: Instance
+    arguments: tuple[str, ...]
+    before_spawn: Heartbeat
 
 
 @dataclass(frozen=True)
@@ -36,34 +54,43 @@ class Pair:
 class Lab:
     """One machine with its host kernel and the kernels spawned so far.
 
-    A context manager: entering it boots the host kernel, leaving it ends the machine. Raises
-    HarnessError with the console's last lines when a kernel does not come up.
+    A context manager: entering it boots the host kernel, or forks a machine from ``stage``; leaving
+    it ends the machine. Raises HarnessError with the console's last lines when a kernel does not
+    come up, ForkError when a fork does not go on.
     """
 
-    def __init__(self, build: Build, topology: Topology, accel: Accel, progress: Progress) -> None:
+    def __init__(
+        self,
+        build: Build,
+        topology: Topology,
+        accel: Accel,
+        progress: Progress,
+        *,
+        stage: Stage | None = None,
+        ram_folders: tuple[Path, ...] | None = None,
+    ) -> None:
         self.build = build
         self.topology = topology
         self.accel = accel
         self.progress = progress
         self.dialect: Dialect = find_dialect(build.definition.dialect)
-        arguments = (*console_arguments(topology, "host"), *self.dialect.host_arguments(topology))
-        self.machine = Machine(
-            MachineSpec(
-                kernel=build.bzimage,
-                initrd=build.host_initrd,
-                cmdline=" ".join(arguments),
-                vcpus=topology.vcpus,
-                memory_mib=topology.memory_mib,
-                machine=topology.machine,
-                cpu=topology.cpu,
-                serial=topology.serial,
-            ),
-            accel,
+        self.stage = stage
+        self.machine = (
+            stage.fork(accel)
+            if stage is not None
+            else Machine(machine_spec(build, topology), accel, ram_folders=ram_folders)
         )
         self.host: Kernel
         self._pairs: dict[str, Pair] = {}
 
     def __enter__(self) -> Self:
+        if self.stage is not None:
+            self._resume(self.stage)
+        else:
+            self._boot()
+        return self
+
+    def _boot(self) -> None:
         with ExitStack() as undo, self.progress.step(f"booting the host kernel ({self.accel.name})") as step:
             undo.enter_context(self.machine)
             self.host = self._kernel("host")
@@ -73,7 +100,25 @@ class Lab:
                 f"Linux {self.build.version}, {self.topology.vcpus} CPUs, {self.topology.memory_mib} MiB"
             )
             undo.pop_all()
-        return self
+
+    def _resume(self, stage: Stage) -> None:
+        with ExitStack() as undo:
+            undo.enter_context(self.machine)
+            self.host = self._kernel("host")
+            for known in msgspec.json.decode(stage.meta.payload, type=tuple[Spawned, ...]):
+                kernel = self._kernel(known.instance.name)
+                self._pairs[kernel.name] = self._pair(kernel, known)
+            for kernel in (self.host, *(pair.spawned for pair in self._pairs.values())):
+                try:
+                    kernel.channel.wait_ready(RESUME_TIMEOUT)
+                except ChannelError as error:
+                    raise ForkError(f"a kernel did not go on: {error.what}", details=error.details) from None
+            undo.pop_all()
+
+    def freeze(self, folder: Path) -> None:
+        """Freeze the machine into ``folder`` as a stage to fork from, and end it."""
+        known = [Spawned(p.instance, p.arguments, p.before_spawn) for p in self._pairs.values()]
+        snapshot.freeze(self.machine, folder, known)
 
     def __exit__(self, *_: object) -> None:
         self.machine.end()
@@ -104,7 +149,10 @@ class Lab:
             step.update("its kernel prints")
             self._wait_for_user_space(kernel)
             step.done("it reached user space")
-        return Pair(self, host, kernel, instance, arguments, before)
+        return self._pair(kernel, Spawned(instance, arguments, before))
+
+    def _pair(self, kernel: Kernel, known: Spawned) -> Pair:
+        return Pair(self, self.host, kernel, known.instance, known.arguments, known.before_spawn)
 
     def _kernel(self, name: str) -> Kernel:
         return Kernel(name, self.machine.console(name), self.machine.channel(name), self.accel.factor)
@@ -112,3 +160,19 @@ class Lab:
     def _wait_for_user_space(self, kernel: Kernel) -> None:
         kernel.console.expect(rf"mkh: user space is up on {kernel.name}", timeout=BOOT_TIMEOUT)
         kernel.channel.wait_ready(timeout=BOOT_TIMEOUT)
+
+
+def machine_spec(build: Build, topology: Topology) -> MachineSpec:
+    """Return what QEMU is to run for the host kernel of a build."""
+    dialect = find_dialect(build.definition.dialect)
+    arguments = (*console_arguments(topology, "host"), *dialect.host_arguments(topology))
+    return MachineSpec(
+        kernel=build.bzimage,
+        initrd=build.host_initrd,
+        cmdline=" ".join(arguments),
+        vcpus=topology.vcpus,
+        memory_mib=topology.memory_mib,
+        machine=topology.machine,
+        cpu=topology.cpu,
+        serial=topology.serial,
+    )

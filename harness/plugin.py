@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from harness.model import Verdict
 
 if TYPE_CHECKING:
     from harness.build import Build
+    from harness.forks import Forks, StageName
     from harness.lab import Lab, Pair
 
 # The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
@@ -23,6 +24,8 @@ Seen = Callable[[str], None]
 
 READY_LAB = pytest.StashKey["Lab"]()
 """Where `mkh demo` puts a lab that already runs."""
+FORKS = pytest.StashKey["Forks"]()
+"""The run's machines, for the summary."""
 
 
 def claim(text: str, *, source: str) -> pytest.MarkDecorator:
@@ -80,30 +83,43 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 
 @pytest.fixture(scope="session")
+def forks(request: pytest.FixtureRequest, build: Build) -> Forks:
+    """Machines at a stage for whoever needs one."""
+    from harness.definition import load_topology
+    from harness.forks import Forks
+    from harness.vm.accel import choose
+
+    topology = load_topology(request.config.getoption("--topology") or build.definition.topology)
+    made = Forks(build, topology, choose(request.config.getoption("--accel")))
+    request.config.stash[FORKS] = made
+    return made
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A machine whose host kernel is up."""
+    """A machine of the test's own whose host kernel is up, to do with as the test likes."""
+    with _machine(request, "booted") as running:
+        yield running
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A host kernel and the topology's first spawned kernel, both alive, on a machine of the test's own."""
+    with _machine(request, "spawned") as running:
+        yield running.pair()
+
+
+@contextmanager
+def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
     ready = request.config.stash.get(READY_LAB, None)
     if ready is not None:
         yield ready
         return
-    from harness.definition import load_topology
-    from harness.lab import Lab
-    from harness.vm.accel import choose
-
-    kernel: Build = request.getfixturevalue("build")
-    topology = load_topology(request.config.getoption("--topology") or kernel.definition.topology)
+    forks: Forks = request.getfixturevalue("forks")
     with ExitStack() as stack:
         with _steps(request) as progress:
-            accel = choose(request.config.getoption("--accel"))
-            running = stack.enter_context(Lab(kernel, topology, accel, progress))
+            running = stack.enter_context(forks.lab(stage, progress))
         yield running
-
-
-@pytest.fixture(scope="session")
-def pair(request: pytest.FixtureRequest, lab: Lab) -> Pair:
-    """A host kernel and the topology's first spawned kernel, both alive."""
-    with _steps(request):
-        return lab.pair()
 
 
 @pytest.fixture
@@ -164,8 +180,13 @@ def verdicts(reports: Iterable[pytest.TestReport]) -> list[Verdict]:
     return found
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of claims below the tests."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table of claims below the tests, and what became of machines."""
+    forks = config.stash.get(FORKS, None)
+    if forks is not None:
+        terminalreporter.write_line(
+            f"machines: {forks.booted} booted, {forks.forked} forked, {forks.failed} forks failed to resume"
+        )
     reports = [
         report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])
     ]

@@ -11,12 +11,15 @@ of the harness and kills the whole process group when the pipe breaks.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
@@ -83,6 +86,28 @@ def running(argv: Sequence[str | os.PathLike[str]], **options: Any) -> Iterator[
         assert guard.stdin is not None
         guard.stdin.close()
         guard.wait()
+
+
+@functools.cache
+def scratch() -> Path:
+    """Return this process's folder for short-lived files, gone when the process is, however it ends.
+
+    What is in it is removed by a guard process, a moment later.
+    """
+    folder = tempfile.mkdtemp(prefix="mkh-")
+    guard = subprocess.Popen(
+        ["sh", "-c", 'read -r _; rm -rf -- "$1"', "guard", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _guards.append(guard)
+    return Path(folder)
+
+
+_guards: list[subprocess.Popen[bytes]] = []
+"""Kept, since a guard acts when the other end of its pipe is closed."""
 
 
 def end(child: subprocess.Popen[bytes], grace: float = GRACE) -> None:

@@ -64,6 +64,12 @@ class Channel:
         """How many frames had to be sent again so far."""
         return self._link.resent
 
+    @property
+    def idle(self) -> bool:
+        """Whether no command is under way and the agent has everything that was sent to it."""
+        with self._link.changed:
+            return not self._jobs and not self._link.waiting and not self._pump.unsent()
+
     def wait_ready(self, timeout: float = 60.0, *, watch: bool = True) -> None:
         """Wait until the kernel's agent answers, and begin a new session with it.
 

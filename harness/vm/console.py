@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-import bisect
 import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
 from harness.errors import HarnessError
 from harness.vm.pump import Pump
+from harness.vm.transcript import History, Line, split
+
+__all__ = ["TROUBLE", "Console", "Ended", "History", "Line", "TimedOut", "Trouble", "WaitError"]
 
 TROUBLE: tuple[str, ...] = (
     r"Kernel panic - not syncing",
@@ -61,21 +62,13 @@ class Ended(WaitError):
     """The machine ended or stopped before it came."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One printed line, control characters included, with the host's monotonic time of its first byte."""
-
-    time: float
-    text: str
-
-
 class _Spawn(SpawnBase):  # type: ignore[misc]
     """pexpect on what a console's pump has read. Its end of file means: the machine has ended."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(encoding="utf-8", codec_errors="replace", maxread=65536)
         self._console = console
-        self._position = 0
+        self._position = console.mark
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:
         data = self._console._read(self._position, size, timeout)
@@ -89,20 +82,30 @@ class Console:
     Waiting moves a mark forward, as with any pexpect object; ``saw`` and ``lines`` look at
     everything. Any number of consoles may be waited for at once, each by one thread. ``ended``
     says why the machine runs no more, or None; ``factor`` stretches time-outs, which are given in
-    seconds of a computer with KVM.
+    seconds of a computer with KVM. The console of a resumed machine begins with the ``history`` of
+    the frozen one, which is there to be looked at and not waited for.
     """
 
-    def __init__(self, pump: Pump, *, ended: Callable[[], str | None], factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        pump: Pump,
+        *,
+        ended: Callable[[], str | None],
+        factor: float = 1.0,
+        history: History | None = None,
+    ) -> None:
         self.name = pump.name
         self._pump = pump
         self._ended = ended
         self._factor = factor
-        self._data = bytearray()
-        self._stamps: list[tuple[int, float]] = []
+        past, now = history or History(), time.monotonic()
+        self._data = bytearray(past.data)
+        self._stamps = [(position, now + ago) for position, ago in past.stamps]
         self._troubles: list[tuple[int, str]] = []
         self._scanned = 0
         self._changed = threading.Condition()
         self._spawn = _Spawn(self)
+        self._scan()
         pump.subscribe(self._take)
 
     def subscribe(self, listener: Callable[[bytes, float], None]) -> Callable[[], None]:
@@ -131,15 +134,13 @@ class Console:
     def lines(self) -> list[Line]:
         """Return every line so far with its time; the last one may be unfinished."""
         with self._changed:
-            data, stamps = bytes(self._data), list(self._stamps)
-        starts = [start for start, _ in stamps]
-        result: list[Line] = []
-        position = 0
-        for raw in data.splitlines(keepends=True):
-            stamp = stamps[bisect.bisect_right(starts, position) - 1][1]
-            position += len(raw)
-            result.append(Line(stamp, raw.rstrip(b"\r\n").decode("utf-8", "replace")))
-        return result
+            return split(bytes(self._data), list(self._stamps))
+
+    def history(self) -> History:
+        """Return everything so far as the history of a machine that is being frozen now."""
+        now = time.monotonic()
+        with self._changed:
+            return History(bytes(self._data), tuple((start, at - now) for start, at in self._stamps))
 
     def tail(self, count: int = SHOWN) -> str:
         """Return the last lines, safe for a terminal and a report."""

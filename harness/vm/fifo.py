@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from harness import process
+
 PIPE_SIZE = 1 << 20
 """Bytes that a line can hold, where the system allows so much."""
 
@@ -28,7 +30,7 @@ class Fifos:
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="mkh-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="lines-", dir=process.scratch()))
         for line in lines:
             for end in ("in", "out"):
                 os.mkfifo(f"{self.path(line)}.{end}", 0o600)

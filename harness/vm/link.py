@@ -146,6 +146,11 @@ class Link:
         """Whether ``send`` may be called now."""
         return bool(self.session) and len(self._window) < WINDOW
 
+    @property
+    def waiting(self) -> bool:
+        """Whether frames have been sent that the agent has not acknowledged."""
+        return bool(self._window)
+
     def send(self, kind: Type, number: int, payload: bytes = b"") -> None:
         """Send one frame for the command ``number``. Only while there is ``room``."""
         with self.changed:

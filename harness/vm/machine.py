@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -22,9 +22,10 @@ from harness.vm.channel import Channel
 from harness.vm.console import Console
 from harness.vm.fifo import Fifos
 from harness.vm.memory import open_ram
+from harness.vm.origin import Origin
 from harness.vm.pump import Pump
 from harness.vm.qmp import Qmp, QmpError
-from harness.vm.spec import MachineSpec, arguments
+from harness.vm.spec import MachineSpec, arguments, program
 from harness.vm.state import REASONS, Cause, State
 
 __all__ = ["Cause", "Machine", "MachineSpec", "State"]
@@ -40,6 +41,7 @@ class Machine:
 
     A serial line called ``NAME`` is kernel NAME's console, ``NAME.agent`` its agent's line. All
     consoles are read from the first byte on. ``ram`` is the file that the guest's memory maps.
+    With an ``origin`` it does not boot but goes on where another machine was frozen.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Machine:
         *,
         qemu: str = QEMU,
         ram_folders: tuple[Path, ...] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.spec = spec
         self.accel = accel or choose()
@@ -60,7 +63,7 @@ class Machine:
         self.consoles: dict[str, Console] = {}
         self.channels: dict[str, Channel] = {}
         self._qemu = qemu
-        self._ram_folders = ram_folders
+        self._origin = origin or Origin(partial(open_ram, spec.memory_mib << 20, ram_folders))
         self._pumps: list[Pump] = []
         self._stderr: BinaryIO
         self._last_words = b""
@@ -132,29 +135,36 @@ class Machine:
         self.qmp.execute("cont")
         self._move(State.LIVE, (State.FROZEN,))
 
+    def drain(self) -> None:
+        """Wait until everything that the guest has printed is in the transcripts."""
+        for pump in self._pumps:
+            pump.drain()
+
     def end(self, cause: Cause = Cause.CLOSED) -> None:
         """End QEMU and free everything. Harmless when it was done before."""
         self._stop(State.GONE, cause)
         self._resources.close()
 
     def _start(self) -> None:
-        qemu = shutil.which(self._qemu)
-        if qemu is None:
-            raise HarnessError(
-                f"{self._qemu} is not on PATH", advice="run: sudo apt-get install qemu-system-x86"
-            )
-        for file in filter(None, (self.spec.kernel, self.spec.initrd)):
-            if not file.is_file():
-                raise UsageError(f"there is no file {file} to boot", advice="build it first")
+        qemu = program(self._qemu, self.spec)
         self._stderr = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._resources.callback(self._read_stderr)
-        self.ram = self._resources.enter_context(open_ram(self.spec.memory_mib << 20, self._ram_folders))
+        self.ram = self._resources.enter_context(self._origin.ram())
         names = [serial.line for serial in self.spec.serial]
         near, far = socket.socketpair()
         self._resources.callback(near.close)
         with Fifos(names) as fifos, far:
             lines = [fifos.path(name) for name in names]
-            self.argv = [qemu, *arguments(self.spec, self.accel, self.ram.fileno(), lines, far.fileno())]
+            options = arguments(
+                self.spec,
+                self.accel,
+                self.ram.fileno(),
+                lines,
+                far.fileno(),
+                private=self._origin.private,
+                incoming=self._origin.state is not None,
+            )
+            self.argv = [qemu, *options]
             # Consoles first: a channel watches its kernel's.
             for name in sorted(names, key=lambda name: name.endswith(AGENT)):
                 self._attach(name, *fifos.open(name))
@@ -173,6 +183,7 @@ class Machine:
             try:
                 # QEMU opens its lines before it greets; a line that nobody has open reads as ended.
                 self.qmp.connect(near)
+                self._origin.begin(self.qmp)
             except QmpError as error:
                 self._fail(error)
         for pump in self._pumps:
@@ -186,7 +197,8 @@ class Machine:
         factor = self.accel.factor
         kernel = line.removesuffix(AGENT)
         if line == kernel:
-            self.consoles[kernel] = Console(pump, ended=self.ended, factor=factor)
+            history = self._origin.histories.get(kernel)
+            self.consoles[kernel] = Console(pump, ended=self.ended, factor=factor, history=history)
         else:
             console = self.consoles.get(kernel)
             self.channels[kernel] = Channel(
@@ -200,10 +212,9 @@ class Machine:
         status = self._process.poll()
         how = "does not answer" if status is None else f"ended at once with status {status}"
         self.state = State.GONE
-        raise HarnessError(
+        raise self._origin.failure(
             f"QEMU {how}: {error.what}",
-            details=f"It wrote: {self.stderr or '(nothing)'}\nCommand line: {self.command_line}",
-            advice="correct the topology or the command line; --accel tcg avoids KVM",
+            f"It wrote: {self.stderr or '(nothing)'}\nCommand line: {self.command_line}",
         ) from None
 
     def _read_stderr(self) -> None:
@@ -214,8 +225,7 @@ class Machine:
         """Wait for QEMU's end and say what it was."""
         status = self._process.wait()
         killed = -status in {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}
-        for pump in self._pumps:
-            pump.drain()
+        self.drain()
         self._stop(State.GONE, Cause.LOST if killed else Cause.CRASHED)
 
     def _on_event(self, event: dict[str, Any]) -> None:
@@ -223,8 +233,7 @@ class Machine:
             cause = REASONS.get(event["data"].get("reason", ""))
             if cause is not None:
                 # What the guest printed last is to be seen by those whose wait ends now.
-                for pump in self._pumps:
-                    pump.drain()
+                self.drain()
                 self._stop(State.WRECKED, cause)
 
     def _stop(self, state: State, cause: Cause) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition import SerialLine
+from harness.errors import HarnessError, UsageError
 from harness.vm.accel import Accel
 
 IO_BASES = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
@@ -28,16 +30,40 @@ class MachineSpec:
     serial: tuple[SerialLine, ...]
 
 
-def arguments(spec: MachineSpec, accel: Accel, ram: int, lines: Sequence[Path], qmp: int) -> list[str]:
+def program(name: str, spec: MachineSpec) -> str:
+    """Return QEMU's path. Raises HarnessError when it, or a file of ``spec``, is not there."""
+    qemu = shutil.which(name)
+    if qemu is None:
+        raise HarnessError(f"{name} is not on PATH", advice="run: sudo apt-get install qemu-system-x86")
+    for file in filter(None, (spec.kernel, spec.initrd)):
+        if not file.is_file():
+            raise UsageError(f"there is no file {file} to boot", advice="build it first")
+    return qemu
+
+
+def arguments(
+    spec: MachineSpec,
+    accel: Accel,
+    ram: int,
+    lines: Sequence[Path],
+    qmp: int,
+    *,
+    private: bool = False,
+    incoming: bool = False,
+) -> list[str]:
     """Return QEMU's arguments; ``ram`` and ``qmp`` are descriptors that it inherits, ``lines`` pipes.
 
-    A guest that resets or powers off stays as it is, paused, for a look at what it left.
+    A guest that resets or powers off stays as it is, paused, for a look at what it left. With
+    ``private`` the guest's writes do not reach the file ``ram``; with ``incoming`` QEMU waits for
+    the state of a frozen machine.
     """
     size = f"{spec.memory_mib}M"
-    memory = f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{ram},share=on"
+    share = "off" if private else "on"
+    memory = f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{ram},share={share}"
     result = ["-no-user-config", "-nodefaults", "-display", "none"]
     result += ["-machine", f"{spec.machine},memory-backend=ram", "-accel", accel.argument]
     result += ["-cpu", spec.cpu, "-smp", str(spec.vcpus), "-m", size, "-object", memory]
+    result += ["-S", "-incoming", "defer"] if incoming else []
     result += ["-action", "reboot=shutdown,shutdown=pause"]
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
     for serial, pipe in zip(spec.serial, lines, strict=True):

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Machines for tests: each its own, forked from a machine that was brought to a stage once.
+
+forks = Forks(build, topology, accel)
+with forks.lab("spawned", progress) as lab:
+    lab.pair()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.markup import escape
+
+from harness import paths
+from harness.build import Build
+from harness.definition import Topology
+from harness.errors import HarnessError
+from harness.lab import Lab, machine_spec
+from harness.progress import Progress
+from harness.vm import memory, snapshot
+from harness.vm.accel import Accel
+from harness.vm.migration import ForkError
+from harness.vm.shelf import Shelf
+from harness.vm.snapshot import Stage
+
+StageName = Literal["booted", "spawned"]
+"""``booted``: the host's user space is up and its heartbeat runs. ``spawned``: the topology's first
+spawned kernel has reached its user space, too."""
+
+CODE = ("lab.py", "process.py", "multikernel/*.py", "vm/*.py")
+"""The harness's own files that decide what a stage is: a change in one of them makes stages anew."""
+
+
+class Forks:
+    """The stages of one build and topology. Counts machines ``booted``, ``forked`` and ``failed`` forks."""
+
+    def __init__(self, build: Build, topology: Topology, accel: Accel, shelf: Shelf | None = None) -> None:
+        self.build = build
+        self.topology = topology
+        self.accel = accel
+        self.shelf = shelf or Shelf()
+        self.booted = self.forked = self.failed = 0
+        self._broken: dict[StageName, HarnessError] = {}
+
+    @contextmanager
+    def lab(self, name: StageName, progress: Progress) -> Iterator[Lab]:
+        """Yield a machine of one's own that is at stage ``name``, made when there is none.
+
+        When a fork does not resume, the machine is booted instead; where $CI is ``true``, ForkError
+        is raised. Raises HarnessError when the kernels do not get to the stage, every time the same.
+        """
+        stage = self._stage(name, progress)
+        with ExitStack() as stack:
+            try:
+                lab = stack.enter_context(self._lab(progress, stage=stage))
+                self.forked += 1
+            except ForkError as error:
+                self.failed += 1
+                if os.environ.get("CI") == "true":
+                    raise
+                progress.console.print(
+                    f"[red]a fork did not resume[/red] and a machine is booted in its place: "
+                    f"{escape(str(error))}",
+                    soft_wrap=True,
+                )
+                self.shelf.remove(stage.folder.name)
+                lab = stack.enter_context(self._boot(name, progress))
+            yield lab
+
+    def _lab(
+        self, progress: Progress, stage: Stage | None = None, ram: tuple[Path, ...] | None = None
+    ) -> Lab:
+        return Lab(self.build, self.topology, self.accel, progress, stage=stage, ram_folders=ram)
+
+    @contextmanager
+    def _boot(
+        self, name: StageName, progress: Progress, ram: tuple[Path, ...] | None = None
+    ) -> Iterator[Lab]:
+        self.booted += 1
+        with self._lab(progress, ram=ram) as lab:
+            if name == "spawned":
+                lab.pair()
+            yield lab
+
+    def _stage(self, name: StageName, progress: Progress) -> Stage:
+        """Find a stage or make it. One that could not be made is not tried again."""
+        if name in self._broken:
+            raise self._broken[name]
+
+        def make(folder: Path) -> None:
+            if not folder.is_relative_to(memory.SHM):
+                progress.console.print(f"[yellow]there is no room in {memory.SHM}[/yellow]: {folder.parent}")
+            with self._boot(name, progress, (folder.parent,)) as lab, progress.step(f"freezing it as {name}"):
+                lab.freeze(folder)
+
+        try:
+            return self.shelf.obtain(self._digest(name), self.topology.memory_mib << 20, make)
+        except HarnessError as error:
+            self._broken[name] = error
+            raise
+
+    def _digest(self, name: StageName) -> str:
+        spec = machine_spec(self.build, self.topology)
+        topology = msgspec.json.encode(self.topology).decode()
+        return snapshot.digest_of(spec, self.accel, f"{self.build.digest} {topology} {name} {_code()}")
+
+
+def _code() -> str:
+    files = sorted(file for pattern in CODE for file in (paths.CHECKOUT / "harness").glob(pattern))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
