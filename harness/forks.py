@@ -34,8 +34,11 @@ StageName = Literal["booted", "spawned"]
 """``booted``: the host's user space is up and its heartbeat runs. ``spawned``: the topology's first
 spawned kernel has reached its user space, too."""
 
-CODE = ("lab.py", "process.py", "multikernel/*.py", "vm/*.py")
+CODE = ("definition.py", "lab.py", "model.py", "process.py", "multikernel/*.py", "vm/*.py")
 """The harness's own files that decide what a stage is: a change in one of them makes stages anew."""
+
+GIVE_UP = 3
+"""After so many failed forks it is not bad luck, and every machine is booted."""
 
 
 class Forks:
@@ -48,6 +51,7 @@ class Forks:
         self.shelf = shelf or Shelf()
         self.booted = self.forked = self.failed = 0
         self._broken: dict[StageName, HarnessError] = {}
+        self._digests: dict[StageName, str] = {}
 
     @contextmanager
     def lab(self, name: StageName, progress: Progress) -> Iterator[Lab]:
@@ -56,23 +60,29 @@ class Forks:
         When a fork does not resume, the machine is booted instead; where $CI is ``true``, ForkError
         is raised. Raises HarnessError when the kernels do not get to the stage, every time the same.
         """
-        stage = self._stage(name, progress)
         with ExitStack() as stack:
-            try:
-                lab = stack.enter_context(self._lab(progress, stage=stage))
-                self.forked += 1
-            except ForkError as error:
-                self.failed += 1
-                if os.environ.get("CI") == "true":
-                    raise
-                progress.console.print(
-                    f"[red]a fork did not resume[/red] and a machine is booted in its place: "
-                    f"{escape(str(error))}",
-                    soft_wrap=True,
-                )
-                self.shelf.remove(stage.folder.name)
+            if self.failed < GIVE_UP:
+                stage = self._stage(name, progress)
+                try:
+                    lab = stack.enter_context(self._lab(progress, stage=stage))
+                    self.forked += 1
+                except ForkError as error:
+                    self._failed(stage, error, progress)
+                    lab = stack.enter_context(self._boot(name, progress))
+            else:
                 lab = stack.enter_context(self._boot(name, progress))
             yield lab
+
+    def _failed(self, stage: Stage, error: ForkError, progress: Progress) -> None:
+        self.failed += 1
+        # The next one gets a stage made anew.
+        self.shelf.remove(stage.folder.name)
+        if os.environ.get("CI") == "true":
+            raise error
+        progress.console.print(
+            f"[red]a fork did not resume[/red], a machine is booted in its place: {escape(str(error))}",
+            soft_wrap=True,
+        )
 
     def _lab(
         self, progress: Progress, stage: Stage | None = None, ram: tuple[Path, ...] | None = None
@@ -107,6 +117,12 @@ class Forks:
             raise
 
     def _digest(self, name: StageName) -> str:
+        # Once in a run: somebody may be editing the harness while it runs.
+        if name not in self._digests:
+            self._digests[name] = self._compute_digest(name)
+        return self._digests[name]
+
+    def _compute_digest(self, name: StageName) -> str:
         spec = machine_spec(self.build, self.topology)
         topology = msgspec.json.encode(self.topology).decode()
         return snapshot.digest_of(spec, self.accel, f"{self.build.digest} {topology} {name} {_code()}")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A second kernel runs beside the first: the claims that `make demo` shows.
 
-One machine with a host kernel and one spawned kernel serves them all; nothing here disturbs it.
+Each test has a machine of its own with a host kernel and one spawned kernel, forked from one that
+was brought there once. Only in the demo one machine serves them all; so nothing here disturbs it.
 """
 
 import re
