@@ -6,74 +6,35 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pexpect import EOF, TIMEOUT
-from pexpect.spawnbase import SpawnBase
 
-from harness.errors import HarnessError
+from harness.klog.lines import STRIP
+from harness.klog.splat import Splat
 from harness.vm.pump import Pump
+from harness.vm.stream import Stream
 from harness.vm.transcript import History, Line, split
-
-__all__ = ["TROUBLE", "Console", "Ended", "History", "Line", "TimedOut", "Trouble", "WaitError"]
-
-TROUBLE: tuple[str, ...] = (
-    r"Kernel panic - not syncing",
-    r"Oops(?::| - )",
-    r"BUG: ",
-    r"kernel BUG at ",
-    r"general protection fault",
-    r"double fault",
-    r"(?:page|stack) fault in interrupt",
-    r"divide error: ",
-    r"Unable to handle kernel",
-    r"No working init found",
+from harness.vm.watch import (
+    TAIL_MAX,
+    TAIL_QUIET,
+    Ended,
+    Expectation,
+    TimedOut,
+    Trouble,
+    Unseen,
+    WaitError,
+    Watch,
+    evidence,
 )
-"""What a kernel prints when it cannot go on; each wait ends at once when one of these comes.
 
-Stalls and warnings are not among them: on a loaded computer under TCG they come without a fault.
-"""
+__all__ = ["Console", "Ended", "History", "Line", "TimedOut", "Trouble", "Unseen", "WaitError"]
 
-_PANIC = re.compile(TROUBLE[0])
-_TROUBLE = re.compile("|".join(TROUBLE).encode())
-TROUBLES_KEPT = 1000
-_STRIP = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SHOWN = 25
 """Lines of the console that an error shows."""
 CAUSE_WAIT = 2.0
 """Seconds from a line's end to the cause of it."""
-TAIL_QUIET, TAIL_MAX = 0.5, 4.0
-"""After a sign of trouble: seconds of silence that end the splat, and how long to wait for it."""
-
-
-class WaitError(HarnessError):
-    """What was awaited on a console did not come."""
-
-
-class TimedOut(WaitError):
-    """It did not come in time."""
-
-
-class Trouble(WaitError):
-    """The kernel printed something that means trouble before it came."""
-
-
-class Ended(WaitError):
-    """The machine ended or stopped before it came."""
-
-
-class _Spawn(SpawnBase):  # type: ignore[misc]
-    """pexpect on what a console's pump has read. Its end of file means: the machine has ended."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(encoding="utf-8", codec_errors="replace", maxread=65536)
-        self._console = console
-        self._position = console.mark
-
-    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:
-        data = self._console._read(self._position, size, timeout)
-        self._position += len(data)
-        return str(self._decoder.decode(data))
 
 
 class Console:
@@ -101,11 +62,12 @@ class Console:
         past, now = history or History(), time.monotonic()
         self._data = bytearray(past.data)
         self._stamps = [(position, now + ago) for position, ago in past.stamps]
-        self._troubles: list[tuple[int, str]] = []
-        self._scanned = 0
+        self._watch = Watch()
+        self._watch.feed(past.data)
         self._changed = threading.Condition()
-        self._spawn = _Spawn(self)
-        self._scan()
+        self._stream = Stream(
+            self._data, self._changed, self._watch, lambda: pump.ended or ended() is not None
+        )
         pump.subscribe(self._take)
 
     def subscribe(self, listener: Callable[[bytes, float], None]) -> Callable[[], None]:
@@ -146,7 +108,7 @@ class Console:
         """Return the last lines, safe for a terminal and a report."""
         with self._changed:
             end = bytes(self._data[-400 * count :])
-        lines = [_STRIP.sub("", line) for line in end.decode("utf-8", "replace").splitlines()]
+        lines = [STRIP.sub("", line) for line in end.decode("utf-8", "replace").splitlines()]
         return "\n".join([line for line in lines if line.strip()][-count:])
 
     def saw(self, pattern: str | re.Pattern[str]) -> bool:
@@ -158,56 +120,105 @@ class Console:
         """How many bytes have been printed so far, for ``trouble``."""
         return len(self._data)
 
-    def trouble(self, since: int = 0) -> str | None:
-        """Return the first line that means trouble and ended after byte ``since``, or None."""
+    def splats(self, since: int = 0) -> tuple[Splat, ...]:
+        """Return every splat told after byte ``since``, expected or not; the last may still grow."""
         with self._changed:
-            return next((line for end, line in self._troubles if end > since), None)
+            return tuple(splat for splat in self._watch.splats if splat.offset > since)
+
+    def splat(self, since: int = 0) -> Splat | None:
+        """Return the first splat told after byte ``since`` that speaks against waiting for this kernel.
+
+        An expected one does not, but for a panic: nobody will answer.
+        """
+        with self._changed:
+            return self._watch.first_unexpected(since) or self._watch.panic(since)
+
+    def trouble(self, since: int = 0) -> str | None:
+        """Return the line that told of ``splat(since)``, or None."""
+        splat = self.splat(since)
+        return splat.line if splat else None
 
     @property
     def panicked(self) -> bool:
         """Whether the kernel has said that it panicked."""
         with self._changed:
-            return any(_PANIC.search(line) for _, line in self._troubles)
+            return self._watch.panic() is not None
+
+    @contextmanager
+    def expected(
+        self, pattern: str | re.Pattern[str], *, required: bool = True, timeout: float = 5.0
+    ) -> Iterator[Expectation]:
+        """Allow splats on purpose within the block: those whose title or first lines ``pattern`` matches.
+
+        They end no wait and no command, except that a command ends when its kernel panics. Every
+        other splat does. When the block is over and none came within ``timeout`` seconds more,
+        Unseen is raised, unless it is not ``required``. The object that the block gets holds those
+        that came, whole, once it is over.
+        """
+        expectation = Expectation(re.compile(pattern), self.mark)
+        with self._changed:
+            self._watch.expectations.append(expectation)
+        try:
+            yield expectation
+            if required:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: any(map(expectation.allows, self._watch.splats)) or self._ended() is not None,
+                        timeout * self._factor,
+                    )
+            if self.splats(expectation.since):
+                self.settle()
+        finally:
+            expectation.until = self.mark
+            expectation.splats = tuple(filter(expectation.allows, self.splats(expectation.since)))
+        if required and not expectation.splats:
+            raise self._error(
+                Unseen, f"{self.name}: no splat that matches {expectation.pattern.pattern!r} came"
+            )
 
     def send(self, text: str) -> None:
         """Type ``text``; a command needs its line end."""
         self._pump.write(text.encode())
 
     def expect(
-        self, pattern: str | re.Pattern[str], timeout: float = 30.0, *, trouble: tuple[str, ...] = TROUBLE
+        self, pattern: str | re.Pattern[str], timeout: float = 30.0, *, trouble: bool | tuple[()] = True
     ) -> re.Match[str]:
         r"""Wait until the regular expression ``pattern`` matches what was not yet waited for.
 
-        Lines end in ``\r\n``. ``trouble`` are patterns that end the wait at once with Trouble; give
-        ``()`` where trouble is what the test is about. Raises TimedOut, Trouble or Ended.
+        Lines end in ``\r\n``. A splat that is not ``expected`` ends the wait at once with Trouble, unless
+        ``trouble`` is False. Raises TimedOut, Trouble or Ended.
         """
         wanted = re.compile(pattern)
         limit = timeout * self._factor
-        patterns = [wanted, *map(re.compile, trouble), EOF, TIMEOUT]
-        index = self._spawn.expect_list(patterns, timeout=limit)
+        self._stream.watching, self._stream.trouble = bool(trouble), None
+        index = self._stream.expect_list([wanted, EOF, TIMEOUT], timeout=limit)
         if index == 0:
-            match = self._spawn.match
+            match = self._stream.match
             assert isinstance(match, re.Match)
             return match
         awaited = f"while {wanted.pattern!r} was awaited"
-        if index == len(patterns) - 1:
+        if index == 2:
             raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:g} s")
-        if index == len(patterns) - 2:
-            with self._changed:
-                # The line may close a moment before the cause is known.
-                self._changed.wait_for(lambda: self._ended() is not None, CAUSE_WAIT)
-            cause = self._ended() or "its line was closed"
-            raise self._error(Ended, f"{self.name}: {cause}, {awaited}")
-        seen = self._spawn.match.group().strip()
-        self.settle()
-        raise self._error(Trouble, f"{self.name}: the kernel printed {seen!r} {awaited}")
+        if self._stream.trouble is not None:
+            raise self._troubled(self._stream.trouble, awaited)
+        with self._changed:
+            # The line may close a moment before the cause is known.
+            self._changed.wait_for(lambda: self._ended() is not None, CAUSE_WAIT)
+        cause = self._ended() or "its line was closed"
+        raise self._error(Ended, f"{self.name}: {cause}, {awaited}")
 
     def settle(self) -> None:
-        """Wait until nothing has come for TAIL_QUIET seconds, at most TAIL_MAX."""
+        """Wait until a splat is whole: nothing has come for TAIL_QUIET seconds, at most TAIL_MAX."""
         give_up = time.monotonic() + TAIL_MAX * self._factor
         with self._changed:
-            while self._changed.wait(TAIL_QUIET) and time.monotonic() < give_up:
+            while not self._watch.settled and self._changed.wait(TAIL_QUIET) and time.monotonic() < give_up:
                 pass
+
+    def _troubled(self, splat: Splat, awaited: str) -> Trouble:
+        self.settle()
+        whole = next((one for one in self.splats() if one.offset == splat.offset), splat)
+        last = f"The last lines of {self.name}'s console:\n{evidence(whole, self.tail())}"
+        return Trouble(f"{self.name}: the kernel printed {whole.line!r} {awaited}", splat=whole, details=last)
 
     def _error(self, kind: type[WaitError], what: str) -> WaitError:
         return kind(what, details=f"The last lines of {self.name}'s console:\n{self.tail() or '(nothing)'}")
@@ -217,31 +228,5 @@ class Console:
             if data:
                 self._stamps.append((len(self._data), now))
                 self._data += data
-                self._scan()
+                self._watch.feed(data)
             self._changed.notify_all()
-
-    def _scan(self) -> None:
-        """Look for trouble in the lines that have become complete."""
-        end = self._data.rfind(b"\n", self._scanned) + 1
-        if not end:
-            return
-        for found in _TROUBLE.finditer(self._data, self._scanned, end):
-            start = self._data.rfind(b"\n", 0, found.start()) + 1
-            stop = self._data.find(b"\n", found.end())
-            line = _STRIP.sub("", self._data[start:stop].decode("utf-8", "replace")).strip()
-            if len(self._troubles) < TROUBLES_KEPT:
-                self._troubles.append((stop, line))
-        self._scanned = end
-
-    def _read(self, position: int, size: int, timeout: float | None) -> bytes:
-        """Wait for bytes after ``position``. Raises pexpect's TIMEOUT or EOF."""
-
-        def ready() -> bool:
-            return len(self._data) > position or self._pump.ended or self._ended() is not None
-
-        with self._changed:
-            if not self._changed.wait_for(ready, timeout):
-                raise TIMEOUT("nothing came")
-            if len(self._data) > position:
-                return bytes(self._data[position : position + size])
-            raise EOF("the machine has ended")

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.vm.console import Console, Ended, TimedOut, Trouble
+from harness.klog.splat import Severity, find_splats
+from harness.vm.console import Console, Ended, TimedOut, Trouble, Unseen
 from harness.vm.pump import Pump
 
 PANIC = (
@@ -24,6 +25,20 @@ PANIC = (
     b"[    4.3] CPU: 1 UID: 0 PID: 123 Comm: sh\r\n"
     b"[    4.4] ---[ end Kernel panic ]---\r\n"
 )
+
+WARNING = (
+    b"[    5.000001] ------------[ cut here ]------------\r\n"
+    b"[    5.000002] the widget is bent\r\n"
+    b"[    5.000003] WARNING: CPU: 0 PID: 57 at /src/widget.c:23 bend_widget+0x13/0x16 [widget]\r\n"
+    b"[    5.000004] Call Trace:\r\n"
+    b"[    5.000005]  use_widget+0x3c/0x1000 [widget]\r\n"
+    b"[    5.000006] ---[ end trace 0000000000000000 ]---\r\n"
+)
+LOCKUP = (
+    b"[    6.000001] watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [insmod:57]\r\n"
+    b"[    6.000002] RIP: 0010:spin_widget+0x2e/0x44 [widget]\r\n"
+)
+KILLED = b"[    7.0] Out of memory: Killed process 109 (tail) total-vm:19728kB\r\n"
 
 
 @dataclass
@@ -124,6 +139,115 @@ def test_trouble_on_purpose(guest: Guest) -> None:
     assert guest.console.expect("end Kernel panic", trouble=())
 
 
+def test_an_error_has_the_whole_splat(guest: Guest) -> None:
+    half = WARNING.index(b"[    5.000005]")
+    later(0.05, lambda: guest.prints(WARNING[:half]))
+    later(0.3, lambda: guest.prints(WARNING[half:] + b"[    5.1] eth0: link is up\r\n" * 60))
+    with pytest.raises(Trouble, match="WARNING: CPU: 0 PID: 57") as caught:
+        guest.console.expect("login", timeout=60)
+    splat = caught.value.splat
+    assert (splat.title, splat.kind, splat.severity) == ("WARNING in bend_widget", "warning", Severity.REPORT)
+    assert splat.text == WARNING.decode().replace("\r\n", "\n").strip()
+    assert not splat.open
+    assert splat.text in caught.value.details
+    assert not caught.value.advice
+    assert not guest.console.panicked
+
+
+def test_one_splat_ends_one_wait(guest: Guest) -> None:
+    guest.prints(WARNING + b"login: \r\n" + LOCKUP + b"more\r\n")
+    guest.settled()
+    with pytest.raises(Trouble, match="WARNING"):
+        guest.console.expect("more")
+    assert guest.console.expect("login")
+    with pytest.raises(Trouble, match="soft lockup") as caught:
+        guest.console.expect("more")
+    assert "less load" in caught.value.advice
+    assert guest.console.expect("more")
+
+
+def test_what_is_only_noted_ends_no_wait(guest: Guest) -> None:
+    guest.prints(KILLED + b"login: ")
+    assert guest.console.expect("login", timeout=5)
+    assert guest.console.trouble() is None
+    assert [splat.kind for splat in guest.console.splats()] == ["out-of-memory"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["WARNING in bend_widget", "the widget is bent", r"WARNING.*widget\.c:23"]
+)
+def test_a_splat_on_purpose(guest: Guest, pattern: str) -> None:
+    before = guest.console.mark
+    with guest.console.expected(pattern) as expected:
+        later(0.05, lambda: guest.prints(WARNING + b"login: "))
+        assert guest.console.expect("login", timeout=30)
+        assert guest.console.trouble(before) is None
+    assert [splat.title for splat in expected.splats] == ["WARNING in bend_widget"]
+    # It stays allowed, and is still there to be looked at.
+    assert guest.console.trouble(before) is None
+    assert guest.console.splats() == expected.splats
+    # The next one, after the block, is not.
+    guest.prints(WARNING)
+    with pytest.raises(Trouble, match="WARNING"):
+        guest.console.expect("never")
+
+
+def test_another_splat_than_the_expected_one(guest: Guest) -> None:
+    # The call trace names use_widget, but it did not happen there.
+    later(0.05, lambda: guest.prints(WARNING))
+    with (
+        guest.console.expected("in use_widget|soft lockup", required=False) as expected,
+        pytest.raises(Trouble, match="WARNING: CPU: 0"),
+    ):
+        guest.console.expect("login", timeout=30)
+    assert expected.splats == ()
+
+
+def test_a_title_that_is_known_late(guest: Guest) -> None:
+    with guest.console.expected("soft lockup in spin_widget") as expected:
+        place = LOCKUP.index(b"\n") + 1
+        later(0.05, lambda: guest.prints(LOCKUP[:place]))
+        later(0.3, lambda: guest.prints(LOCKUP[place:] + b"login: "))
+        assert guest.console.expect("login", timeout=30)
+    assert expected.splats[0].text == LOCKUP.decode().replace("\r\n", "\n").strip()
+
+
+def test_a_splat_that_must_come(guest: Guest) -> None:
+    with guest.console.expected("soft lockup") as expected:
+        later(0.3, lambda: guest.prints(LOCKUP))
+    assert len(expected.splats) == 1
+    guest.prints(b"login: ")
+    with (
+        pytest.raises(Unseen, match="alpha: no splat that matches 'soft lockup' came") as caught,
+        guest.console.expected("soft lockup", timeout=0.1),
+    ):
+        pass
+    assert "login:" in caught.value.details
+    with guest.console.expected("soft lockup", required=False) as expected:
+        pass
+    assert expected.splats == ()
+    with pytest.raises(ZeroDivisionError), guest.console.expected("soft lockup"):
+        _ = 1 / 0
+
+
+def test_an_expected_panic_ends_no_wait_but_every_command(guest: Guest) -> None:
+    with guest.console.expected("sysrq triggered crash"):
+        guest.prints(PANIC)
+        assert guest.console.expect("end Kernel panic")
+    splat = guest.console.splat()
+    assert splat is not None
+    assert splat.title == "Kernel panic: sysrq triggered crash"
+    assert guest.console.panicked
+
+
+def test_a_panic_is_known_whole_without_waiting(guest: Guest) -> None:
+    guest.prints(PANIC)
+    guest.settled()
+    started = time.monotonic()
+    guest.console.settle()
+    assert time.monotonic() - started < 0.4
+
+
 def test_a_machine_that_ends_ends_the_wait_with_the_cause(guest: Guest) -> None:
     def reset() -> None:
         guest.cause.append("the machine was reset")
@@ -188,15 +312,47 @@ def test_typing(guest: Guest) -> None:
     assert guest.sock.recv(100) == "echo héllo\n".encode()
 
 
+STREAM = b"up\r\n" + WARNING + b"login: \r\n" + LOCKUP + KILLED + b"eth0: up\r\n" * 12 + PANIC + b"over"
+
+
 @settings(max_examples=50, deadline=None)
-@given(cuts=st.lists(st.integers(0, len(PANIC)), max_size=8))
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_a_stream_cut_anywhere_reads_the_same(cuts: list[int]) -> None:
     guest = make_guest()
-    places = [0, *sorted(cuts), len(PANIC)]
-    for start, end in pairwise(places):
-        guest.prints(PANIC[start:end])
+    for start, end in pairwise([0, *sorted(cuts), len(STREAM)]):
+        guest.prints(STREAM[start:end])
         guest.settled()
-    assert guest.console.transcript == PANIC
-    assert guest.console.trouble() == re.findall(r".*not syncing.*crash", PANIC.decode())[0]
-    assert guest.console.expect("end Kernel panic", trouble=())
+    console = guest.console
+    assert console.transcript == STREAM
+    assert [s.title for s in console.splats()] == [s.title for s in find_splats(STREAM)]
+    assert console.trouble() == re.findall(r".*WARNING.*", STREAM.decode())[0].strip()
+    assert console.panicked
+    assert console.expect("end Kernel panic", trouble=())
+    with pytest.raises(TimedOut):
+        console.expect("nothing", timeout=0)
+    guest.close()
+
+
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=4), pause=st.booleans())
+def test_waits_end_at_the_same_places_however_the_stream_is_cut(cuts: list[int], pause: bool) -> None:
+    guest = make_guest()
+
+    def talk() -> None:
+        for start, end in pairwise([0, *sorted(cuts), len(STREAM)]):
+            guest.prints(STREAM[start:end])
+            if pause:
+                time.sleep(0.001)
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    seen = []
+    with guest.console.expected("soft lockup"):
+        for _ in range(3):
+            try:
+                seen.append(guest.console.expect("over|login", timeout=30)[0])
+            except Trouble as trouble:
+                seen.append(trouble.splat.title)
+    talker.join()
+    assert seen == ["WARNING in bend_widget", "login", "Kernel panic: sysrq triggered crash"]
     guest.close()
