@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from cyclopts import App, Parameter
 from rich.markup import escape
 
@@ -59,6 +60,36 @@ def demo(
     built = _build(kernel, series, base, progress)
     machine = load_topology(topology or built.definition.topology)
     return 0 if demonstration.run(built, machine, chosen, progress) else 1
+
+
+@app.command
+def bench(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+    rounds: Annotated[
+        int, Parameter(help="How often each thing is measured; 10 at least for a verdict.")
+    ] = 10,
+    json: Annotated[bool, Parameter(help="Print one JSON object of the figures.")] = False,
+) -> int:
+    """Measure what the harness costs, as ratios within this run."""
+    from harness import bench as measuring
+    from harness.definition import load_topology
+    from harness.forks import Forks
+    from harness.vm.accel import choose
+
+    progress = Progress()
+    built = _build(kernel, series, base, progress)
+    machine = load_topology(topology or built.definition.topology)
+    figures = measuring.run(Forks(built, machine, choose(accel)), progress, rounds)
+    if json:
+        print(msgspec.json.encode({figure.key: figure.value for figure in figures}).decode())
+    else:
+        progress.console.print(measuring.table(figures))
+    return 0 if all(figure.good for figure in figures) else 1
 
 
 @app.command(name="build")

@@ -62,6 +62,11 @@ class Progress:
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
         self.console = console or Console(file=sys.stderr, highlight=False, width=width)
 
+    @staticmethod
+    def quiet_console() -> Console:
+        """Return a console that shows nothing, for work that is done many times over."""
+        return Console(quiet=True)
+
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Run one step: shown while it runs, and with its time and outcome when it ends.
