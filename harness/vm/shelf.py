@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.vm import memory, snapshot
 from harness.vm.snapshot import Stage
 
-LIMIT = 4 << 30
+LIMIT = 2 << 30
 """Bytes that the stages in one folder may occupy: what is in /dev/shm is missing elsewhere."""
 NEW, OLD = ".new", ".old"
 
@@ -71,8 +71,9 @@ class Shelf:
         return all([_remove(root / digest) for root in self.roots if (root / digest).exists()])
 
     def _lock(self, digest: str) -> FileLock:
-        self.roots[-1].mkdir(parents=True, exist_ok=True)
-        return FileLock(self.roots[-1] / f"{digest}.lock")
+        # Locks cannot be removed safely; so there are sixteen, whatever is made.
+        self.roots[-1].mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileLock(self.roots[-1] / f"{digest[0]}.lock")
 
     def _room_for(self, size: int) -> Path:
         """Return the first root with room for ``size`` bytes, after throwing out what is oldest."""

@@ -89,11 +89,14 @@ def test_the_least_recently_used_go_first_and_those_in_use_stay(roots: tuple[Pat
 def test_what_killed_makers_left_is_removed(roots: tuple[Path, Path]) -> None:
     shelf = Shelf(roots)
     shelf.obtain("a", MIB, filled)
-    for left in ("dead.new", "busy.new", "removed.old"):
+    for left in ("dead.new", "busy.new", "cut.new", "removed.old"):
         filled_folder(roots[0] / left)
-    with FileLock(roots[1] / "busy.lock"):
-        shelf.obtain("b", MIB, filled)
-    assert names(roots[0]) == {"a", "b", "busy.new"}
+    with FileLock(roots[1] / "b.lock"):
+        shelf.obtain("c", MIB, filled)
+    # What shares its lock with the stage that is being made stays until the next time.
+    assert names(roots[0]) == {"a", "c", "busy.new", "cut.new"}
+    shelf.obtain("e", MIB, filled)
+    assert names(roots[0]) == {"a", "c", "e"}
 
 
 def filled_folder(folder: Path) -> None:
