@@ -18,6 +18,15 @@ stop() {
 	exit 1
 }
 
+# begin WHAT ... finish: a step with the seconds that it took.
+begin() {
+	printf '... %s\n' "$1"
+	step=$1 started=$(date +%s)
+}
+finish() {
+	printf 'done %s (%d s)\n' "$step" $(($(date +%s) - started))
+}
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -40,7 +49,7 @@ if [ "$missing" ]; then
 		stop "Debian packages are missing and this is not root. Run this, then make again:" \
 			"sudo sh -c '$install'"
 	fi
-	echo "setup: installing$missing"
+	begin "Setup: Debian packages$missing"
 	# The lists may be empty, or older than the mirror's packages: install, else update and install.
 	attempt() {
 		$as_root DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >>"$log" 2>&1
@@ -54,20 +63,23 @@ if [ "$missing" ]; then
 				"Check the network and /etc/apt, then run make again, or install them by:" "$install"
 		}
 	}
+	finish
 fi
 
 # A virtual environment that was moved, or whose Python is gone, starts no more.
 "$venv/bin/python" -c '' 2>/dev/null && "$venv/bin/pip" --version >/dev/null 2>&1 || {
-	echo "setup: creating $venv"
+	begin "Setup: $venv"
 	rm -rf "$venv"
 	"$python" -m venv "$venv" || stop "$python cannot create $venv" "Set PYTHON to a Python 3.11 or newer."
+	finish
 }
 "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 	stop "$venv has $("$venv/bin/python" -V), mkharness needs 3.11" "rm -r $venv; make setup PYTHON=/path/to/python3"
 
-echo "setup: installing Python packages into $venv"
+begin "Setup: Python packages into $venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input -e '.[dev]' >"$log" 2>&1 || {
 	grep -v '^WARNING: Location' "$log" | tail -n 5 >&2
 	stop "pip could not install the Python packages (its last words are above)." \
 		"Check the network (pip's own proxy and index settings are used), then run make again."
 }
+finish
