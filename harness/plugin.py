@@ -167,7 +167,8 @@ def verdicts(reports: Iterable[pytest.TestReport]) -> list[Verdict]:
     """Return the verdicts on claims that a run's test reports carry."""
     found = []
     for report in reports:
-        properties = report.user_properties
+        # What could not be collected is no test and has no properties.
+        properties = getattr(report, "user_properties", [])
         claims = [value for key, value in properties if key == "claim"]
         if not claims or report.skipped or (report.when != "call" and report.passed):
             continue
