@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from harness.klog.splat import Splat
 from harness.vm.command import ChannelError, Job, Result, shown
 from harness.vm.console import Console
 from harness.vm.link import PAYLOAD_MAX, PROTOCOL_VERSION, Frame, Link, Type
@@ -204,8 +205,8 @@ class Channel:
         """Wait, sending again what was lost. False when the job's limit passed."""
         with self._link.changed:
             while not ready():
-                reason = self._ended() or self._trouble(job)
-                if reason is not None:
+                ended, splat = self._ended(), self._splat(job)
+                if ended is not None or splat is not None:
                     break
                 left = job.limit - time.monotonic()
                 if left <= 0:
@@ -214,16 +215,20 @@ class Channel:
                 self._link.tick()
             else:
                 return True
-        if self._console is not None:
-            self._console.settle()
-        raise ChannelError(f"{self.kernel}: {reason}; awaited was {job.what}", details=self._tail())
+        raise self._given_up(job, ended, splat)
 
-    def _trouble(self, job: Job) -> str | None:
-        """Return what the console says against waiting any longer."""
+    def _splat(self, job: Job) -> Splat | None:
+        """Return what on the console speaks against waiting any longer."""
         if self._console is None or job.mark is None:
             return None
-        line = self._console.trouble(0 if self._console.panicked else job.mark)
-        return None if line is None else f"its kernel printed {line!r}"
+        return self._console.splat(0 if self._console.panicked else job.mark)
+
+    def _given_up(self, job: Job, ended: str | None, splat: Splat | None) -> ChannelError:
+        details = ""
+        if self._console is not None:
+            splat, details = self._console.evidence(splat)
+        reason = ended or (f"its kernel printed {splat.line!r}" if splat else "")
+        return ChannelError(f"{self.kernel}: {reason}; awaited was {job.what}", details=details, splat=splat)
 
     def _tail(self) -> str:
         return f"The last lines of its console:\n{self._console.tail()}" if self._console else ""

@@ -6,13 +6,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
+from harness.klog.splat import Splat
+from harness.vm.watch import advice as hint
 
 SHOWN = 4000
 """Bytes of each stream that an error shows."""
 
 
 class ChannelError(HarnessError):
-    """A command could not be carried out: no agent, a time-out, trouble in the kernel."""
+    """A command could not be carried out: no agent, a time-out, trouble in the kernel (``splat``)."""
+
+    def __init__(self, what: str, *, details: str = "", advice: str = "", splat: Splat | None = None) -> None:
+        super().__init__(what, details=details, advice=advice or (hint(splat) if splat else ""))
+        self.splat = splat
 
 
 class CommandFailed(HarnessError):

@@ -200,7 +200,11 @@ class Console:
         if index == 2:
             raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:g} s")
         if self._stream.trouble is not None:
-            raise self._troubled(self._stream.trouble, awaited)
+            splat, last = self.evidence(self._stream.trouble)
+            assert splat is not None
+            raise Trouble(
+                f"{self.name}: the kernel printed {splat.line!r} {awaited}", splat=splat, details=last
+            )
         with self._changed:
             # The line may close a moment before the cause is known.
             self._changed.wait_for(lambda: self._ended() is not None, CAUSE_WAIT)
@@ -214,11 +218,15 @@ class Console:
             while not self._watch.settled and self._changed.wait(TAIL_QUIET) and time.monotonic() < give_up:
                 pass
 
-    def _troubled(self, splat: Splat, awaited: str) -> Trouble:
+    def evidence(self, splat: Splat | None) -> tuple[Splat | None, str]:
+        """Wait until everything is printed; return the splat whole, and what an error shows."""
         self.settle()
-        whole = next((one for one in self.splats() if one.offset == splat.offset), splat)
-        last = f"The last lines of {self.name}'s console:\n{evidence(whole, self.tail())}"
-        return Trouble(f"{self.name}: the kernel printed {whole.line!r} {awaited}", splat=whole, details=last)
+        tail = self.tail() or "(nothing)"
+        if splat is not None:
+            told = splat.offset
+            splat = next((one for one in self.splats() if one.offset == told), splat)
+            tail = evidence(splat, tail)
+        return splat, f"The last lines of {self.name}'s console:\n{tail}"
 
     def _error(self, kind: type[WaitError], what: str) -> WaitError:
         return kind(what, details=f"The last lines of {self.name}'s console:\n{self.tail() or '(nothing)'}")

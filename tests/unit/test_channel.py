@@ -234,6 +234,8 @@ def test_trouble_on_the_console_ends_a_command(wire: Wire) -> None:
     with pytest.raises(ChannelError, match="its kernel printed 'Oops: 0002") as caught:
         channel.run("sleep 60")
     assert "RIP: 0010:f" in str(caught.value)
+    assert caught.value.splat is not None
+    assert (caught.value.splat.kind, caught.value.splat.last) == ("oops", 1)
     # It was no panic: the kernel may still be asked.
     assert channel.run("echo well").text == "well"
     far.sendall(b"Kernel panic - not syncing: Fatal exception\r\n")

@@ -345,9 +345,9 @@ def test_waits_end_at_the_same_places_however_the_stream_is_cut(cuts: list[int],
                 time.sleep(0.001)
 
     talker = threading.Thread(target=talk)
-    talker.start()
     seen = []
     with guest.console.expected("soft lockup"):
+        talker.start()
         for _ in range(3):
             try:
                 seen.append(guest.console.expect("over|login", timeout=30)[0])

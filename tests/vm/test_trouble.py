@@ -43,8 +43,10 @@ def test_a_panic_on_purpose(machine: Machine) -> None:
 def test_a_message_that_looks_like_a_bug_ends_a_command(machine: Machine) -> None:
     guest, console = machine.channel("guest"), machine.console("guest")
     command = "echo 'BUG: written by a test' >/dev/kmsg; sleep {}"
-    with pytest.raises(ChannelError, match="BUG: written by a test"):
+    with pytest.raises(ChannelError, match="BUG: written by a test") as caught:
         guest.run(command.format(600), timeout=600)
+    assert caught.value.splat is not None
+    assert caught.value.splat.kind == "bug"
     with console.expected("written by a test") as expected:
         assert guest.run(command.format(1)).status == 0
     assert [splat.title for splat in expected.splats] == ["BUG: written by a test"]
