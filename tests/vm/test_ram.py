@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""What a guest has in memory, seen and changed from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.vm import memory, ram_scan, snapshot
+from harness.vm.accel import Accel
+from harness.vm.machine import Machine, MachineSpec
+from harness.vm.ram import ram_of
+from harness.vm.ram_pages import PAGE
+from harness.vm.shelf import Shelf
+from harness.vm.snapshot import Stage
+
+
+@pytest.fixture(scope="module")
+def stage(spec: MachineSpec, accel: Accel) -> Iterator[Stage]:
+    root = memory.SHM / f"mkharness-test-ram-{os.getpid()}"
+
+    def make(folder: Path) -> None:
+        with Machine(spec, accel, ram_folders=(folder.parent,)) as machine:
+            machine.channel("guest").wait_ready()
+            snapshot.freeze(machine, folder)
+
+    yield Shelf((root, root / "disk")).obtain("template", spec.memory_mib << 20, make)
+    subprocess.run(["rm", "-rf", root], check=True)
+
+
+@pytest.fixture
+def fork(stage: Stage, accel: Accel) -> Iterator[Machine]:
+    with stage.fork(accel) as machine:
+        machine.channel("guest").wait_ready()
+        yield machine
+
+
+def put_marker(machine: Machine) -> bytes:
+    """Write a page with random bytes at its beginning in the guest; return those."""
+    marker = secrets.token_hex(24)
+    # Two halves: the whole stands nowhere but in the file.
+    command = f"(printf %s {marker[:24]}; printf %s {marker[24:]}; head -c 4000 /dev/zero) >/tmp/marker"
+    machine.channel("guest").run(command).check()
+    return marker.encode()
+
+
+def mapped(machine: Machine) -> dict[str, int]:
+    """Return what /proc/PID/smaps says of the mapping of the guest's memory, in KiB."""
+    text = Path(f"/proc/{machine.pid}/smaps").read_text()
+    inode = os.fstat(machine.ram.fileno()).st_ino
+    block = re.search(rf"^\S+ \S+ \S+ \S+ {inode} .*\n((?:\w+:.*\n)+)", text, re.MULTILINE)
+    assert block
+    return {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB", block[1], re.MULTILINE)}
+
+
+@pytest.mark.parametrize("which", ["shared", "fork"])
+def test_the_guests_bytes_are_found_and_changed(request: pytest.FixtureRequest, which: str) -> None:
+    machine: Machine = request.getfixturevalue(which)
+    marker = put_marker(machine)
+    ram = ram_of(machine)
+    (found,) = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+    assert ram.read(found, len(marker)) == marker
+    assert found // PAGE in ram.written()
+    ram.write(found + 8, b"WRITTEN FROM OUTSIDE")
+    expected = marker[:8] + b"WRITTEN FROM OUTSIDE" + marker[28:]
+    assert machine.channel("guest").run("head -c 48 /tmp/marker").text == expected.decode()
+
+
+def test_the_pages_written_since_the_fork_are_few_and_true(fork: Machine) -> None:
+    ram = ram_of(fork)
+    before = ram.written()
+    marker = put_marker(fork)
+    fork.freeze()
+    after = ram.written()
+    (found,) = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+    assert found // PAGE in set(after) - set(before)
+    assert len(after) < len(ram.touched()) / 4, "most pages have never been written"
+    # A page is copied before it is written, so not all that are there differ; all that differ are.
+    differing = set(ram_scan.differing(ram, ram.template()))
+    assert found // PAGE in differing
+    assert differing <= set(after)
+    everything = ram_scan.digests(ram).changed_since(ram_scan.digests(ram.template()))
+    assert set(everything) == differing
+
+
+def test_looking_at_everything_makes_no_page(fork: Machine, stage: Stage) -> None:
+    fork.freeze()
+    ram = ram_of(fork)
+    occupied, before, written = memory.in_use(stage.folder), mapped(fork), ram.written()
+    ram_scan.digests(ram)
+    list(ram_scan.find(ram, secrets.token_bytes(16)))
+    ram_scan.differing(ram, ram.template())
+    ram.array(ram.regions[0].start, ram.regions[0].size)
+    after = mapped(fork)
+    for what in ("Rss", "Private_Dirty", "Private_Clean", "Anonymous"):
+        assert after[what] == before[what], f"{what} of QEMU's mapping changed"
+    assert ram.written().tolist() == written.tolist()
+    assert memory.in_use(stage.folder) == occupied, "holes of the template were filled"
+
+
+def test_two_forks_differ_only_where_they_wrote(fork: Machine, stage: Stage, accel: Accel) -> None:
+    with stage.fork(accel) as other:
+        other.channel("guest").wait_ready()
+        marker = put_marker(fork)
+        for machine in (fork, other):
+            machine.freeze()
+        ram, its = ram_of(fork), ram_of(other)
+        (found,) = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+        differing = set(ram_scan.differing(ram, its))
+        assert found // PAGE in differing
+        assert differing <= set(ram.written()) | set(its.written())
+        assert differing == set(ram_scan.digests(ram).changed_since(ram_scan.digests(its)))
+
+
+@pytest.mark.parametrize(("machine_type", "mib"), [("pc,hpet=off", 4096), ("q35", 3072), ("pc", 2048)])
+def test_memory_is_where_the_guest_has_it(
+    spec: MachineSpec, accel: Accel, machine_type: str, mib: int
+) -> None:
+    from dataclasses import replace
+
+    with Machine(replace(spec, machine=machine_type, memory_mib=mib), accel) as machine:
+        machine.channel("guest").wait_ready()
+        ram = ram_of(machine)
+        text = machine.channel("guest").run("cat /proc/iomem").text
+        claimed = [re.match(r"(\w+)-(\w+) : System RAM", line) for line in text.split("\n")]
+        ends = [int(line[2], 16) + 1 for line in claimed if line]
+        # The firmware keeps some of the memory's end for itself.
+        assert 0 <= ram.regions[-1].end - ends[-1] <= 1 << 20
+        marker = put_marker(machine)
+        # The kernel takes high memory first.
+        found = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+        assert len(found) == 1
+        assert (found[0] >= 1 << 32) == (len(ram.regions) > 1)
