@@ -12,19 +12,20 @@ import msgspec
 
 from harness.build import Build
 from harness.definition import SpawnedKernel, Topology
+from harness.errors import HarnessError
 from harness.multikernel.dialect import Dialect, console_arguments
 from harness.multikernel.dialects import find_dialect
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Heartbeat, Kernel
 from harness.progress import Progress
-from harness.vm import snapshot
+from harness.vm import serialport, snapshot
 from harness.vm.accel import Accel
 from harness.vm.command import ChannelError
 from harness.vm.machine import Machine, MachineSpec
 from harness.vm.migration import ForkError
 from harness.vm.snapshot import Stage
 
-BOOT_TIMEOUT = 120.0
+BOOT_TIMEOUT = 40.0
 """Seconds that a kernel has from its start to its user space, before scaling by the accelerator."""
 RESUME_TIMEOUT = 10.0
 """Seconds that a kernel's agent has to answer after a fork, before scaling by the accelerator."""
@@ -136,7 +137,9 @@ class Lab:
     def _spawn(self, granted: SpawnedKernel) -> Pair:
         host = self.host
         before = host.heartbeat()
-        arguments = self.dialect.spawned_arguments(self.topology, granted)
+        serial = serialport.located(self.topology.serial, self.machine.qmp)
+        topology = msgspec.structs.replace(self.topology, serial=serial)
+        arguments = self.dialect.spawned_arguments(topology, granted)
         kernel = self._kernel(granted.name)
         cpus = ", ".join(map(str, granted.cpus))
         with self.progress.step(f"granting {granted.name} CPU {cpus} and {granted.memory >> 20} MiB"):
@@ -148,6 +151,7 @@ class Lab:
             kernel.console.expect(r"Linux version", timeout=BOOT_TIMEOUT)
             step.update("its kernel prints")
             self._wait_for_user_space(kernel)
+            self._require_host(granted.name)
             step.done("it reached user space")
         return self._pair(kernel, Spawned(instance, arguments, before))
 
@@ -156,6 +160,17 @@ class Lab:
 
     def _kernel(self, name: str) -> Kernel:
         return Kernel(name, self.machine.console(name), self.machine.channel(name), self.accel.factor)
+
+    def _require_host(self, name: str) -> None:
+        """Say so at once, and not in every test, when a spawned kernel has silenced its host."""
+        try:
+            self.host.run("true")
+        except ChannelError as error:
+            raise HarnessError(
+                f"the host kernel does not answer any more since {name} was started",
+                details=f"{error}\nThe last lines of {name}'s console:\n{self.machine.console(name).tail()}",
+                advice=f"{name} may have reprogrammed interrupt controllers or reset CPUs: is it fenced?",
+            ) from None
 
     def _wait_for_user_space(self, kernel: Kernel) -> None:
         kernel.console.expect(rf"mkh: user space is up on {kernel.name}", timeout=BOOT_TIMEOUT)
