@@ -89,7 +89,17 @@ class _ReadyLab:
 def _check(lab: Lab) -> list[pytest.TestReport]:
     collected = _Reports()
     name = lab.build.definition.name
-    arguments = [str(CLAIMS), "-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider", "--kernel", name]
+    arguments = [
+        str(CLAIMS),
+        "-o",
+        "addopts=",
+        "-p",
+        "no:terminal",
+        "-p",
+        "no:cacheprovider",
+        "--kernel",
+        name,
+    ]
     status = pytest.main([*arguments, "--rootdir", str(paths.CHECKOUT)], plugins=[collected, _ReadyLab(lab)])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest could not run {CLAIMS}: {status!r}")
