@@ -6,19 +6,43 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from harness.build import Build
+from harness.errors import HarnessError
 from harness.vm import memory, ram_scan, snapshot
 from harness.vm.accel import Accel
 from harness.vm.machine import Machine, MachineSpec
 from harness.vm.ram import ram_of
 from harness.vm.ram_pages import PAGE
+from harness.vm.ram_server import RamClient, RamServer
+from harness.vm.registers import registers_of
 from harness.vm.shelf import Shelf
 from harness.vm.snapshot import Stage
+from harness.vm.vmcore import KERNEL_MAP, find_vmcoreinfo, write_vmcore
+
+CLIENT = """
+import sys
+from pathlib import Path
+from harness.errors import HarnessError
+from harness.vm.ram_server import RamClient
+found, end = int(sys.argv[2]), int(sys.argv[3])
+with RamClient(Path(sys.argv[1])) as client:
+    print(client.read(found, 48).decode())
+    print(found // 4096 in client.written())
+    try:
+        client.read(end - 4, 8)
+    except HarnessError as error:
+        print(error)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +142,72 @@ def test_two_forks_differ_only_where_they_wrote(fork: Machine, stage: Stage, acc
         assert differing == set(ram_scan.digests(ram).changed_since(ram_scan.digests(its)))
 
 
+def test_the_core_file_is_what_the_fork_holds(
+    fork: Machine, stage: Stage, spec: MachineSpec, tmp_path: Path
+) -> None:
+    marker = put_marker(fork)
+    fork.freeze()
+    ram, path = ram_of(fork), tmp_path / "vmcore"
+    occupied, written = memory.in_use(stage.folder), ram.written()
+    (found,) = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+    registers = registers_of(fork.qmp)
+    assert len(registers) == spec.vcpus
+    (info,) = find_vmcoreinfo(ram)
+    write_vmcore(ram, registers, path, info)
+    assert ram.written().tolist() == written.tolist()
+    assert memory.in_use(stage.folder) == occupied
+    with path.open("rb") as file:
+        elf = ELFFile(file)
+        loads = [s for s in elf.iter_segments("PT_LOAD") if s["p_vaddr"] < KERNEL_MAP]
+        (load,) = [s for s in loads if s["p_paddr"] <= found < s["p_paddr"] + s["p_filesz"]]
+        assert load.data()[found - load["p_paddr"] :].startswith(marker)
+        for load in loads:
+            assert load.data() == ram.read(load["p_paddr"], load["p_filesz"])
+    told = subprocess.run(["readelf", "-hln", path], capture_output=True, text=True, check=True)
+    assert not told.stderr, "readelf warns"
+    assert told.stdout.count("NT_PRSTATUS") == spec.vcpus
+
+
+def test_gdb_reads_the_core_file_with_the_kernels_symbols(
+    fork: Machine, build: Build, spec: MachineSpec, tmp_path: Path
+) -> None:
+    if shutil.which("gdb") is None or spec.kernel != build.bzimage:
+        pytest.skip("there is no gdb, or no vmlinux of the kernel that runs")
+    release = fork.channel("guest").run("uname -r").text
+    fork.freeze()
+    ram, path = ram_of(fork), tmp_path / "vmcore"
+    (info,) = find_vmcoreinfo(ram)
+    assert info.release == release
+    write_vmcore(ram, registers_of(fork.qmp), path, info)
+    asked = ["info threads", "x/s (char *)&linux_banner", "thread 1", "p/x $cs"]
+    command = ["gdb", "-nx", "-batch", build.vmlinux, "-c", path, *(f"-ex={each}" for each in asked)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"Linux version {release}" in shown.stdout, shown.stdout + shown.stderr
+    assert len(re.findall(r"^\*? +\d+ +.*(?:LWP|process) \d+", shown.stdout, re.MULTILINE)) == spec.vcpus
+    assert re.search(r"= 0x(10|33)$", shown.stdout, re.MULTILINE), "neither kernel's nor user's code"
+
+
+def test_another_process_reads_through_the_server(fork: Machine, tmp_path: Path) -> None:
+    marker = put_marker(fork)
+    ram = ram_of(fork)
+    (found,) = [at for at in ram_scan.find(ram, marker) if at % PAGE == 0]
+    with RamServer(ram, tmp_path / "ram") as server:
+        command = [sys.executable, "-c", CLIENT, server.path, str(found), str(ram.regions[-1].end)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        assert told[0] == marker.decode()
+        assert told[1] == "True"
+        assert told[2].startswith("not in the guest's RAM")
+        fork.end()
+        with RamClient(server.path) as client, pytest.raises(HarnessError):
+            client.read(found, 8)
+    with pytest.raises(HarnessError, match="the machine is gone"):
+        ram_of(fork)
+
+
 @pytest.mark.parametrize(("machine_type", "mib"), [("pc,hpet=off", 4096), ("q35", 3072), ("pc", 2048)])
 def test_memory_is_where_the_guest_has_it(
     spec: MachineSpec, accel: Accel, machine_type: str, mib: int
 ) -> None:
-    from dataclasses import replace
-
     with Machine(replace(spec, machine=machine_type, memory_mib=mib), accel) as machine:
         machine.channel("guest").wait_ready()
         ram = ram_of(machine)
