@@ -18,6 +18,8 @@ from elftools.elf.elffile import ELFFile
 
 from harness.build import Build
 from harness.errors import HarnessError
+from harness.lab import Pair
+from harness.model import without
 from harness.vm import memory, ram_scan, snapshot
 from harness.vm.accel import Accel
 from harness.vm.machine import Machine, MachineSpec
@@ -185,6 +187,34 @@ def test_gdb_reads_the_core_file_with_the_kernels_symbols(
     assert f"Linux version {release}" in shown.stdout, shown.stdout + shown.stderr
     assert len(re.findall(r"^\*? +\d+ +.*(?:LWP|process) \d+", shown.stdout, re.MULTILINE)) == spec.vcpus
     assert re.search(r"= 0x(10|33)$", shown.stdout, re.MULTILINE), "neither kernel's nor user's code"
+
+
+def test_of_two_kernels_each_has_its_own_core_file(pair: Pair, tmp_path: Path) -> None:
+    machine = pair.lab.machine
+    machine.freeze()
+    ram = ram_of(machine)
+    granted = [pair.instance.ram]
+    hosts = find_vmcoreinfo(ram, without(ram.regions, granted))
+    spawned = find_vmcoreinfo(ram, granted)
+    assert [len(hosts), len(spawned)] == [1, 1]
+    if shutil.which("gdb") is None:
+        pytest.skip("there is no gdb")
+    for kernel, info in ((pair.host, hosts[0]), (pair.spawned, spawned[0])):
+        path = tmp_path / kernel.name
+        write_vmcore(ram, registers_of(machine.qmp), path, info)
+        asked = "-ex=x/s *(char **)&saved_command_line"
+        command = [
+            "gdb",
+            "-nx",
+            "-batch",
+            pair.lab.build.vmlinux,
+            "-c",
+            path,
+            "-ex=set print elements 0",
+            asked,
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert f"mkh.name={kernel.name} " in shown, shown
 
 
 def test_another_process_reads_through_the_server(fork: Machine, tmp_path: Path) -> None:
