@@ -8,8 +8,9 @@ A definition says which kernel (base, series, configuration fragments) and how i
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +21,11 @@ from harness.model import Region
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Count = Annotated[int, Meta(ge=1)]
+
+ISA_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
+"""Where a PC has its ISA serial ports 0 to 3."""
+PROBED_PORTS = {0, 1}
+"""ISA ports that a spawned kernel whose lines are on PCI probes before it is told of them."""
 
 
 class DebianBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="debian", tag_field="kind"):
@@ -77,15 +83,24 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SerialLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ISA serial port: its number 0-3 (ttyS number in the guest), its interrupt, its use.
+    """One serial port, and its use: what QEMU puts there, and which guest may touch it.
 
     ``line`` is what the harness calls it: a kernel's name for its console, ``NAME.agent`` for
-    the line on which that kernel's agent takes commands.
+    the line on which that kernel's agent takes commands. On ISA ``port`` is 0-3, the ttyS number in
+    the guest, and has an interrupt. On PCI it is any number; such a port is polled, and ``io``, where
+    its registers are, is known once the firmware of a running machine has put it there.
     """
 
     line: Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.agent)?$")]
-    port: Annotated[int, Meta(ge=0, le=3)]
-    irq: Annotated[int, Meta(ge=3, le=15)]
+    port: Annotated[int, Meta(ge=0, le=19)]
+    irq: Annotated[int, Meta(ge=0, le=15)] = 0
+    bus: Literal["isa", "pci"] = "isa"
+    io: Annotated[int, Meta(ge=0, le=0xFFF8)] = 0
+
+    @property
+    def address(self) -> int:
+        """The first of its I/O ports; 0 for a PCI port that was not located."""
+        return ISA_PORTS[self.port] if self.bus == "isa" else self.io
 
 
 class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,9 +138,9 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """The file's name without ``.toml``; set when it is read."""
 
-    def port(self, line: str) -> int:
-        """Return the ISA port number (ttyS number) of the serial line called ``line``."""
-        return next(serial.port for serial in self.serial if serial.line == line)
+    def serial_line(self, line: str) -> SerialLine:
+        """Return the serial line called ``line``."""
+        return next(serial for serial in self.serial if serial.line == line)
 
 
 T = TypeVar("T", Definition, Topology)
@@ -189,7 +204,7 @@ def _check(topology: Topology) -> None:
         raise refuse(f"the pool {topology.pool.region} lies beyond the {topology.memory_mib} MiB of memory")
     uses: tuple[tuple[str, list[str | int]], ...] = (
         ("serial line", [serial.line for serial in topology.serial]),
-        ("serial port", [serial.port for serial in topology.serial]),
+        ("serial port", [f"{serial.bus} {serial.port}" for serial in topology.serial]),
         ("spawned kernel's name", [kernel.name for kernel in topology.spawned]),
         ("spawned kernel's id", [kernel.id for kernel in topology.spawned]),
     )
@@ -203,3 +218,21 @@ def _check(topology: Topology) -> None:
     missing = needed - {serial.line for serial in topology.serial}
     if missing:
         raise refuse(f"serial lines missing: {', '.join(sorted(missing))}")
+    _check_serial(topology, refuse)
+
+
+def _check_serial(topology: Topology, refuse: Callable[[str], UsageError]) -> None:
+    """Refuse serial lines that QEMU cannot make, or that kernels would take from each other."""
+    for serial in topology.serial:
+        if serial.bus == "isa" and (serial.port >= len(ISA_PORTS) or serial.irq < 3):
+            raise refuse(f"serial line {serial.line}: ISA has ports 0 to 3, with an interrupt of 3 to 15")
+        if serial.bus == "pci" and (serial.irq or serial.line.removesuffix(".agent") == "host"):
+            raise refuse(f"serial line {serial.line}: PCI ports are polled, and are for spawned kernels")
+        if serial.io:
+            raise refuse(f"serial line {serial.line}: io is not to be set, the firmware decides")
+    isa = {serial.port for serial in topology.serial if serial.bus == "isa"}
+    if len(isa) < len(topology.serial) and isa & PROBED_PORTS:
+        raise refuse("beside PCI ports, ISA ports 0 and 1 must be free: spawned kernels probe them")
+    for kernel in topology.spawned:
+        if len({topology.serial_line(f"{kernel.name}{end}").bus for end in ("", ".agent")}) > 1:
+            raise refuse(f"{kernel.name} has one serial line on ISA and one on PCI")

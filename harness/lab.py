@@ -18,7 +18,7 @@ from harness.multikernel.dialects import find_dialect
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Heartbeat, Kernel
 from harness.progress import Progress
-from harness.vm import snapshot
+from harness.vm import serialport, snapshot
 from harness.vm.accel import Accel
 from harness.vm.command import ChannelError
 from harness.vm.machine import Machine, MachineSpec
@@ -137,7 +137,9 @@ class Lab:
     def _spawn(self, granted: SpawnedKernel) -> Pair:
         host = self.host
         before = host.heartbeat()
-        arguments = self.dialect.spawned_arguments(self.topology, granted)
+        serial = serialport.located(self.topology.serial, self.machine.qmp)
+        topology = msgspec.structs.replace(self.topology, serial=serial)
+        arguments = self.dialect.spawned_arguments(topology, granted)
         kernel = self._kernel(granted.name)
         cpus = ", ".join(map(str, granted.cpus))
         with self.progress.step(f"granting {granted.name} CPU {cpus} and {granted.memory >> 20} MiB"):

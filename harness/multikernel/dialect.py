@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.definition import SpawnedKernel, Topology
+from harness.definition import SerialLine, SpawnedKernel, Topology
 from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
@@ -51,17 +51,37 @@ class Dialect:
 
 def console_arguments(topology: Topology, name: str) -> tuple[str, ...]:
     """Return the arguments that give kernel ``name`` its own console and agent line."""
-    ports = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
-    console = topology.port(name)
-    agent = topology.port(f"{name}.agent")
+    console, agent = (topology.serial_line(line) for line in (name, f"{name}.agent"))
+    if console.bus == "pci":
+        return (*_told_arguments(console, agent), f"mkh.name={name}")
+    fence = any(serial.bus == "pci" for serial in topology.serial)
     return (
-        f"earlyprintk=serial,{ports[console]:#x},115200",
-        f"console=ttyS{console},115200",
+        f"earlyprintk=serial,{console.address:#x},115200",
+        f"console=ttyS{console.port},115200",
         # The driver probes every port below this number, other kernels' ports as well.
-        f"8250.nr_uarts={max(console, agent) + 1}",
+        f"8250.nr_uarts={max(console.port, agent.port) + 1}",
+        # PCI ports belong to spawned kernels, and the host's PCI driver would take them.
+        *(("initcall_blacklist=serial_pci_driver_init",) if fence else ()),
         f"mkh.name={name}",
-        f"mkh.console=ttyS{console}",
-        f"mkh.agent=ttyS{agent}",
+        f"mkh.console=ttyS{console.port}",
+        f"mkh.agent=ttyS{agent.port}",
+    )
+
+
+def _told_arguments(console: SerialLine, agent: SerialLine) -> tuple[str, ...]:
+    """Return the arguments for ports that no driver finds by itself.
+
+    No argument puts the 8250 driver there, so what the kernel prints goes out by the early console
+    for good, and its user space (mkh.io) moves ttyS0 and ttyS1 from the ISA ports to these.
+    """
+    return (
+        f"earlyprintk=serial,{console.address:#x},115200,keep",
+        # No other console: one on ttyS0 would print everything again.
+        "console=null",
+        "8250.nr_uarts=2",
+        "mkh.console=ttyS0",
+        "mkh.agent=ttyS1",
+        f"mkh.io={console.address:#x},{agent.address:#x}",
     )
 
 
@@ -81,7 +101,7 @@ def grant_by_device_tree(host: Kernel, topology: Topology, spawned: SpawnedKerne
     The host kernel takes the CPUs offline by itself and names the memory in /proc/iomem.
     """
     apic_ids = parse_apic_ids(host.read("/proc/cpuinfo"))
-    host.run(f"mountpoint -q {MOUNT} || mount -t multikernel none {MOUNT}")
+    host.run(f"grep -q ' {MOUNT} ' /proc/mounts || mount -t multikernel none {MOUNT}")
     blob = f"/run/{spawned.name}.dtb"
     host.channel.put(blob, instances_blob([spawned]))
     host.run(f"mkctl write-once {blob} {MOUNT}/device_tree")

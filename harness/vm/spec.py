@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import SerialLine
+from harness.definition import ISA_PORTS, SerialLine
 from harness.errors import HarnessError, UsageError
+from harness.vm import serialport
 from harness.vm.accel import Accel
 
-IO_BASES = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
-"""Where a PC has its serial ports 0 to 3."""
+IO_BASES = ISA_PORTS
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ def arguments(
     result += ["-action", "reboot=shutdown,shutdown=pause"]
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
     for serial, pipe in zip(spec.serial, lines, strict=True):
-        chardev = f"port{serial.port}"
-        place = f"index={serial.port},iobase={IO_BASES[serial.port]:#x},irq={serial.irq}"
-        result += ["-chardev", f"pipe,id={chardev},path={pipe}"]
-        result += ["-device", f"isa-serial,chardev={chardev},{place}"]
+        result += serialport.arguments(serial, pipe)
     result += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
     return result + (["-initrd", str(spec.initrd)] if spec.initrd else [])

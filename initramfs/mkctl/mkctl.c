@@ -23,6 +23,7 @@ static const struct command {
 	{ "multikernel", cmd_multikernel, "CMD ARG" },
 	{ "write-once", cmd_write_once, "SRC DEST" },
 	{ "serial-irq", cmd_serial_irq, "DEVICE [IRQ]" },
+	{ "serial-port", cmd_serial_port, "DEVICE ADDRESS" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },

@@ -34,6 +34,7 @@ int cmd_unload_v1(int argc, char **argv);
 int cmd_multikernel(int argc, char **argv);
 int cmd_write_once(int argc, char **argv);
 int cmd_serial_irq(int argc, char **argv);
+int cmd_serial_port(int argc, char **argv);
 int cmd_heartbeat(int argc, char **argv);
 int cmd_heartbeat_read(int argc, char **argv);
 int cmd_heartbeat_reset(int argc, char **argv);

@@ -106,3 +106,31 @@ def test_topology_that_contradicts_itself_is_refused(tmp_path, was, becomes, why
     with pytest.raises(UsageError, match="mine") as caught:
         topology(tmp_path, was, becomes)
     assert why in str(caught.value)
+
+
+def test_every_topology_of_the_checkout_is_valid():
+    for file in paths.TOPOLOGIES.glob("*.toml"):
+        assert load_topology(file.stem).name == file.stem
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "why"),
+    [
+        ("port = 2\nirq = 4", "port = 4\nirq = 4", "ISA has ports 0 to 3"),
+        ("port = 2\nirq = 4", "port = 2", "with an interrupt"),
+        ("port = 2\nirq = 4", "port = 1\nirq = 4", "ISA ports 0 and 1 must be free"),
+        ("port = 2\nirq = 4", 'bus = "pci"\nport = 16', "PCI ports are polled"),
+        ('bus = "pci"\nport = 0', 'bus = "pci"\nport = 0\nirq = 5', "PCI ports are polled"),
+        ('bus = "pci"\nport = 0', 'bus = "pci"\nport = 0\nio = 0xc000', "io is not to be set"),
+        ('bus = "pci"\nport = 0', "port = 2\nirq = 5", "isa 2"),
+        ('bus = "pci"\nport = 0', 'bus = "usb"\nport = 0', "usb"),
+        ('bus = "pci"\nport = 1\n', 'bus = "pci"\nport = 0\n', "pci 0"),
+    ],
+)
+def test_serial_lines_that_cannot_be_are_refused(tmp_path, was, becomes, why):
+    text = (paths.TOPOLOGIES / "crowd.toml").read_text()
+    assert was in text
+    (tmp_path / "mine.toml").write_text(text.replace(was, becomes, 1))
+    with pytest.raises(UsageError, match="mine") as caught:
+        load_topology(str(tmp_path / "mine.toml"))
+    assert why in str(caught.value)
