@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from harness import process
@@ -30,7 +31,9 @@ from harness.progress import Progress
 from harness.vm import accel as acceleration
 from harness.vm.accel import Accel
 from harness.vm.machine import QEMU
-from harness.vm.spec import IO_BASES, MachineSpec
+from harness.vm.ram import ram_of
+from harness.vm.ram_scan import digests
+from harness.vm.spec import MachineSpec
 
 BARE_LIMIT = 300.0
 """Seconds that a bare QEMU has to boot."""
@@ -90,8 +93,36 @@ def run(forks: Forks, progress: Progress, rounds: int) -> list[Figure]:
             rounds=rounds,
             progress=progress,
         ),
+        *_memory(forks, quiet, rounds, progress),
         _seconds("probe_s", "the KVM probe", acceleration.probe, limit=0.05, rounds=rounds),
     ]
+
+
+def _memory(forks: Forks, quiet: Progress, rounds: int, progress: Progress) -> list[Figure]:
+    """Measure looking into a fork's memory against a copy of as many bytes."""
+    with forks.lab("spawned", quiet) as lab:
+        _use(lab)
+        ram = ram_of(lab.machine)
+        touched = np.concatenate([rows.copy() for _, rows in ram.chunks()])
+        copy = (f"a numpy copy of the {touched.nbytes >> 20} MiB touched", touched.copy)
+        return [
+            _ratio(
+                "changed_vs_copy",
+                ("the list of pages written since the fork", ram.written),
+                copy,
+                limit=1.0,
+                rounds=rounds,
+                progress=progress,
+            ),
+            _ratio(
+                "hash_vs_copy",
+                ("hashing all touched pages", lambda: digests(ram)),
+                copy,
+                limit=3.0,
+                rounds=rounds,
+                progress=progress,
+            ),
+        ]
 
 
 def table(figures: list[Figure]) -> Table:
@@ -172,7 +203,7 @@ def _booted(forks: Forks, topology: Topology, accel: Accel, progress: Progress) 
 def _bare(spec: MachineSpec, accel: Accel) -> None:
     """Boot what the harness boots without the harness: console on a pipe, a command typed."""
     console = next(line for line in spec.serial if line.line == "host")
-    place = f"iobase={IO_BASES[console.port]:#x},irq={console.irq}"
+    place = f"iobase={console.address:#x},irq={console.irq}"
     command = [QEMU, "-no-user-config", "-nodefaults", "-display", "none", "-machine", spec.machine]
     command += ["-accel", accel.argument, "-cpu", spec.cpu, "-smp", str(spec.vcpus)]
     command += ["-m", f"{spec.memory_mib}M", "-kernel", str(spec.kernel), "-initrd", str(spec.initrd)]
