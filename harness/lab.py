@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +110,12 @@ class Lab:
             for known in msgspec.json.decode(stage.meta.payload, type=tuple[Spawned, ...]):
                 kernel = self._kernel(known.instance.name)
                 self._pairs[kernel.name] = self._pair(kernel, known)
-            for kernel in (self.host, *(pair.spawned for pair in self._pairs.values())):
-                try:
-                    kernel.channel.wait_ready(RESUME_TIMEOUT)
-                except ChannelError as error:
-                    raise ForkError(f"a kernel did not go on: {error.what}", details=error.details) from None
+            kernels = [self.host, *(pair.spawned for pair in self._pairs.values())]
+            try:
+                with ThreadPoolExecutor(len(kernels)) as pool:
+                    list(pool.map(lambda kernel: kernel.channel.wait_ready(RESUME_TIMEOUT), kernels))
+            except ChannelError as error:
+                raise ForkError(f"a kernel did not go on: {error.what}", details=error.details) from None
             undo.pop_all()
 
     def freeze(self, folder: Path) -> None:
