@@ -22,7 +22,8 @@ from harness.lab import Pair
 from harness.model import without
 from harness.vm import memory, ram_scan, snapshot
 from harness.vm.accel import Accel
-from harness.vm.machine import Machine, MachineSpec
+from harness.vm.command import ChannelError
+from harness.vm.machine import Cause, Machine, MachineSpec
 from harness.vm.ram import ram_of
 from harness.vm.ram_pages import PAGE
 from harness.vm.ram_server import RamClient, RamServer
@@ -187,6 +188,14 @@ def test_gdb_reads_the_core_file_with_the_kernels_symbols(
     assert f"Linux version {release}" in shown.stdout, shown.stdout + shown.stderr
     assert len(re.findall(r"^\*? +\d+ +.*(?:LWP|process) \d+", shown.stdout, re.MULTILINE)) == spec.vcpus
     assert re.search(r"= 0x(10|33)$", shown.stdout, re.MULTILINE), "neither kernel's nor user's code"
+
+
+def test_a_guest_that_reset_leaves_its_memory(fork: Machine) -> None:
+    marker = put_marker(fork)
+    with pytest.raises(ChannelError, match="the machine"):
+        fork.channel("guest").run("reboot -f")
+    assert fork.wait_end() is Cause.RESET
+    assert [at for at in ram_scan.find(ram_of(fork), marker) if at % PAGE == 0]
 
 
 def test_of_two_kernels_each_has_its_own_core_file(pair: Pair, tmp_path: Path) -> None:
