@@ -95,11 +95,15 @@ class Lab:
     def _boot(self) -> None:
         with ExitStack() as undo, self.progress.step(f"booting the host kernel ({self.accel.name})") as step:
             undo.enter_context(self.machine)
+            self.accel = self.machine.accel
+            if self.machine.fell_back:
+                step.update(self.machine.fell_back)
             self.host = self._kernel("host")
             self._wait_for_user_space(self.host)
             self.host.start_heartbeat()
             step.done(
                 f"Linux {self.build.version}, {self.topology.vcpus} CPUs, {self.topology.memory_mib} MiB"
+                + (f" ({self.machine.fell_back})" if self.machine.fell_back else "")
             )
             undo.pop_all()
 

@@ -84,6 +84,11 @@ def choose(wanted: str = "auto", device: Path = Path("/dev/kvm")) -> Accel:
     return Accel("tcg", "tcg,thread=multi", f"TCG, since KVM cannot be used here: {found.text}", 5.0)
 
 
+def instead_of(failed: Accel, why: str) -> Accel:
+    """Return what goes on where ``failed`` did not, and why."""
+    return Accel("tcg", "tcg,thread=multi", f"TCG, since {failed.name} failed: {why}", 5.0)
+
+
 def probe(device: Path = Path("/dev/kvm")) -> Probe:
     """Find out in about 10 ms what ``device`` is good for. Never hangs, never raises."""
     read_end, write_end = os.pipe()

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import shlex
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 from harness import process
 from harness.errors import HarnessError, UsageError
-from harness.vm.accel import Accel, choose
+from harness.vm.accel import Accel, choose, instead_of
 from harness.vm.channel import Channel
 from harness.vm.console import Console
 from harness.vm.fifo import Fifos
@@ -33,6 +35,8 @@ __all__ = ["Cause", "Machine", "MachineSpec", "State"]
 QEMU = "qemu-system-x86_64"
 AGENT = ".agent"
 STDERR_MAX = 65536
+EARLY = 1.0
+"""Seconds: a QEMU under KVM that dies sooner has not run the guest."""
 T = TypeVar("T")
 
 
@@ -42,6 +46,9 @@ class Machine:
     A serial line called ``NAME`` is kernel NAME's console, ``NAME.agent`` its agent's line. All
     consoles are read from the first byte on. ``ram`` is the file that the guest's memory maps.
     With an ``origin`` it does not boot but goes on where another machine was frozen.
+
+    When KVM makes QEMU die at once, it is started again under TCG, once: ``accel`` is then what
+    runs it, and ``fell_back`` says why.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Machine:
         self.accel = accel or choose()
         self.state = State.GONE
         self.cause: Cause | None = None
+        self.fell_back: str | None = None
         self.argv: list[str] = []
         self.ram: BinaryIO
         self.qmp = Qmp(spec.kernel.name, self._on_event)
@@ -68,15 +76,29 @@ class Machine:
         self._stderr: BinaryIO
         self._last_words = b""
         self._process: subprocess.Popen[bytes]
+        self._started = 0.0
+        self._died_early = False
         self._changed = threading.Condition()
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except HarnessError:
+            if not self._died_early:
+                raise
+            self.fell_back = f"KVM ended QEMU at once, TCG goes on; it wrote: {self.stderr or '(nothing)'}"
+            self.accel = instead_of(self.accel, self.fell_back)
+            self.qmp = Qmp(self.spec.kernel.name, self._on_event)
+            self._pumps.clear()
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         with ExitStack() as undo:
             undo.callback(self._resources.close)
             self._start()
             undo.pop_all()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
@@ -168,6 +190,7 @@ class Machine:
             # Consoles first: a channel watches its kernel's.
             for name in sorted(names, key=lambda name: name.endswith(AGENT)):
                 self._attach(name, *fifos.open(name))
+            self._started = time.monotonic()
             self._process = process.popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
@@ -186,9 +209,28 @@ class Machine:
                 self._origin.begin(self.qmp)
             except QmpError as error:
                 self._fail(error)
-        for pump in self._pumps:
-            pump.start()
+        self._start_pumps()
         threading.Thread(target=self._watch, name=f"watch {self.pid}", daemon=True).start()
+
+    def _start_pumps(self) -> None:
+        """Begin to read; a machine that boots under KVM has to show first that it lives.
+
+        It does by its first word, or by an EARLY second without an end.
+        """
+        signs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        with ExitStack() as subscriptions:
+            for pump in self._pumps:
+                subscriptions.callback(pump.subscribe(lambda data, now: signs.put(data)))
+                pump.start()
+            if self._doubtful:
+                with suppress(queue.Empty):
+                    if not signs.get(timeout=EARLY):
+                        self._fail(QmpError("it closed its serial lines"))
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether KVM may prove to be no good: it has run no guest of this kind yet."""
+        return self.accel.name == "kvm" and self._origin.state is None
 
     def _attach(self, line: str, source: BinaryIO, sink: BinaryIO) -> None:
         pump = Pump(source, sink, line)
@@ -210,6 +252,8 @@ class Machine:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         status = self._process.poll()
+        early = status is not None and time.monotonic() - self._started < EARLY
+        self._died_early = early and self._doubtful
         how = "does not answer" if status is None else f"ended at once with status {status}"
         self.state = State.GONE
         raise self._origin.failure(

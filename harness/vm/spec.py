@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition import ISA_PORTS, SerialLine
+from harness.definition import SerialLine
 from harness.errors import HarnessError, UsageError
 from harness.vm import serialport
 from harness.vm.accel import Accel
-
-IO_BASES = ISA_PORTS
 
 
 @dataclass(frozen=True)
