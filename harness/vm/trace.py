@@ -21,9 +21,10 @@ from harness.vm.qmp import Qmp, QmpError
 
 EVENT = "memory_region_ops_write"
 LIMIT = 64 << 20
-"""Bytes of log that a stretch may have, about 650,000 writes; two idle kernels write 1 MB/s."""
+"""Bytes of log that a stretch may have, about 650,000 writes. Two idle kernels make 17,000 of them a
+second, mostly the timers of the one that polls."""
 END_WAIT = 10.0
-"""Seconds for QEMU to close the pipe after the stretch; it takes some milliseconds."""
+"""Seconds for QEMU to close the pipe after the stretch; it takes 60 ms, since no vCPU may still use it."""
 
 _WRITE = re.compile(
     rb"memory_region_ops_write cpu (-?\d+) mr 0x[0-9a-f]+ addr 0x([0-9a-f]+) value 0x([0-9a-f]+)"
