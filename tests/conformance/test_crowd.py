@@ -25,7 +25,7 @@ from harness.vm import memory, snapshot
 from harness.vm.accel import choose
 from harness.vm.snapshot import Stage
 
-pytestmark = pytest.mark.needs("spawn")
+pytestmark = pytest.mark.needs("spawn", "several")
 
 NAMES = ("alpha", "bravo", "charlie")
 
