@@ -9,7 +9,6 @@ import pytest
 
 from harness.errors import UsageError
 from harness.lab import Pair
-from harness.multikernel.kernel import Kernel
 from harness.vm import inject
 from harness.vm.channel import Channel
 from harness.vm.machine import Cause, Machine, State
@@ -20,10 +19,6 @@ from harness.vm.ram_scan import find
 def nmis(guest: Channel) -> list[int]:
     line = guest.run("grep NMI: /proc/interrupts").check().text
     return [int(count) for count in re.findall(r"\b\d+\b", line)]
-
-
-def told(kernel: Kernel) -> int:
-    return kernel.console.text.count("Uhhuh. NMI received")
 
 
 def test_an_nmi_to_one_vcpu(shared: Machine) -> None:
