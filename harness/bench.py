@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,13 @@ import numpy as np
 from rich.table import Table
 
 from harness import process
-from harness.definition import Topology
 from harness.errors import HarnessError
 from harness.forks import Forks
 from harness.lab import Lab, machine_spec
 from harness.progress import Progress
 from harness.vm import accel as acceleration
 from harness.vm.accel import Accel
-from harness.vm.machine import QEMU
+from harness.vm.machine import QEMU, Machine
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests
 from harness.vm.spec import MachineSpec
@@ -79,7 +79,7 @@ def run(forks: Forks, progress: Progress, rounds: int) -> list[Figure]:
         ),
         _ratio(
             "boot_vs_bare",
-            ("a cold boot to the first command", lambda: _booted(forks, topology, accel, quiet)),
+            ("a cold boot to the first command", lambda: _booted(spec, accel)),
             ("bare QEMU, same kernel and initramfs", lambda: _bare(spec, accel)),
             limit=1.10,
             rounds=rounds,
@@ -176,10 +176,10 @@ def _time(act: Callable[[], object]) -> float:
 
 
 def _use(lab: Lab) -> None:
-    """Run a command in each of the two kernels."""
+    """Run a command in each of the two kernels, in both at once."""
     pair = lab.pair()
-    for kernel in (pair.host, pair.spawned):
-        kernel.run("true")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda kernel: kernel.run("true"), (pair.host, pair.spawned)))
 
 
 def _spawned(forks: Forks, progress: Progress) -> None:
@@ -195,9 +195,10 @@ def _forked(forks: Forks, progress: Progress) -> None:
         raise HarnessError("a fork did not resume, so nothing can be said of its speed")
 
 
-def _booted(forks: Forks, topology: Topology, accel: Accel, progress: Progress) -> None:
-    with Lab(forks.build, topology, accel, progress) as lab:
-        lab.host.run("true")
+def _booted(spec: MachineSpec, accel: Accel) -> None:
+    with Machine(spec, accel) as machine:
+        machine.console("host").expect("user space is up", BARE_LIMIT)
+        machine.channel("host").run("true")
 
 
 def _bare(spec: MachineSpec, accel: Accel) -> None:
