@@ -21,19 +21,19 @@ def nmis(guest: Channel) -> list[int]:
     return [int(count) for count in re.findall(r"\b\d+\b", line)]
 
 
-def test_an_nmi_to_one_vcpu(shared: Machine) -> None:
-    guest = shared.channel("guest")
+def test_an_nmi_to_one_vcpu(machine: Machine) -> None:
+    guest = machine.channel("guest")
     before = nmis(guest)
-    inject.nmi(shared, 1)
-    assert shared.console("guest").expect("Uhhuh. NMI received for unknown reason .* on CPU 1")
+    inject.nmi(machine, 1)
+    assert machine.console("guest").expect("Uhhuh. NMI received for unknown reason .* on CPU 1")
     assert nmis(guest) == [before[0], before[1] + 1]
 
 
-def test_an_nmi_to_all(shared: Machine) -> None:
-    guest = shared.channel("guest")
+def test_an_nmi_to_all(machine: Machine) -> None:
+    guest = machine.channel("guest")
     before = nmis(guest)
-    inject.nmi(shared)
-    assert shared.console("guest").expect("Uhhuh. NMI received for unknown reason")
+    inject.nmi(machine)
+    assert machine.console("guest").expect("Uhhuh. NMI received for unknown reason")
     assert sum(nmis(guest)) > sum(before)
 
 

@@ -14,8 +14,8 @@ CRASH = "echo c >/proc/sysrq-trigger"
 TITLE = "Kernel panic: sysrq triggered crash"
 
 
-def test_a_healthy_boot_has_no_splat(shared: Machine) -> None:
-    assert shared.console("guest").splats() == ()
+def test_a_healthy_boot_has_no_splat(machine: Machine) -> None:
+    assert machine.console("guest").splats() == ()
 
 
 def test_a_panic_that_nobody_expects(machine: Machine) -> None:
