@@ -78,6 +78,8 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Guest kernel modules in ``initramfs/modules/`` to build against this kernel."""
     expects: tuple[Name, ...] = ()
     """Capabilities that the kernel must have; one that is missing is a failure."""
+    ssh: bool = False
+    """Whether the host kernel can be reached by SSH: its user space has a server, the machine a network."""
     name: str = ""
     """The file's name without ``.toml``; set when it is read."""
 

@@ -196,4 +196,5 @@ def machine_spec(build: Build, topology: Topology) -> MachineSpec:
         machine=topology.machine,
         cpu=topology.cpu,
         serial=topology.serial,
+        network=build.definition.ssh,
     )

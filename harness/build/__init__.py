@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from harness import paths
-from harness.build import initramfs, kconfig, kernel, source, store, worktree
+from harness.build import initramfs, kconfig, kernel, source, sshd, store, worktree
 from harness.build import series as patches
 from harness.build.diff import HunkReport
 from harness.build.inputs import check_space, digest_of
@@ -108,7 +108,12 @@ def _build(definition: Definition, progress: Progress, series: Path | None, base
     kernel_digest = digest_of(
         RECIPE, kernel.compiler(), pristine.digest, chosen.digest, kconfig.digest(wishes)
     )
-    digest = digest_of(kernel_digest, *_guest_inputs(definition, initramfs.busybox(progress)))
+    ssh = [sshd.archive(progress)] if definition.ssh else []
+    digest = digest_of(
+        kernel_digest,
+        *_guest_inputs(definition, initramfs.busybox(progress)),
+        *(hashlib.sha256(archive).hexdigest() for archive in ssh),
+    )
     entry = store.find(digest)
     if entry is not None:
         return _stored(definition, digest, entry, reused=True)
@@ -123,6 +128,7 @@ def _build(definition: Definition, progress: Progress, series: Path | None, base
                 pristine=pristine,
                 chosen=chosen,
                 wishes=wishes,
+                host_extras=ssh,
             )
         return _stored(definition, digest, entry, reused=False)
 
@@ -136,6 +142,7 @@ def _make(
     pristine: source.Source,
     chosen: patches.Series,
     wishes: Sequence[kconfig.Wish],
+    host_extras: Sequence[bytes],
 ) -> Path:
     """Fill a store entry; the build lock is held."""
     folder = paths.cache() / "work" / (definition.name or "unnamed")
@@ -167,7 +174,8 @@ def _make(
             elf = initramfs.stripped(compiled.vmlinux) if definition.dialect in ELF_DIALECTS else None
             base = initramfs.base_archive(modules, tools, initramfs.busybox(progress))
             (entry / "initrd.cpio").write_bytes(base)
-            (entry / "host-initrd.cpio").write_bytes(initramfs.host_archive(base, bzimage, elf))
+            host = b"".join((initramfs.host_archive(base, bzimage, elf), *host_extras))
+            (entry / "host-initrd.cpio").write_bytes(host)
             step.done(f"{len(base) / 1e6:.1f} MB, {len(modules)} modules")
         (entry / "bzImage").write_bytes(bzimage)
         for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):

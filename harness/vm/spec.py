@@ -13,6 +13,14 @@ from harness.errors import HarnessError, UsageError
 from harness.vm import serialport
 from harness.vm.accel import Accel
 
+NETDEV = "ssh"
+"""What QEMU calls the network; harness.vm.ssh forwards ports to it."""
+NETWORK = (
+    *("-netdev", f"user,id={NETDEV},restrict=on,ipv6=off"),
+    # Without a boot ROM, which is a Debian package of its own; below the slots of serial ports.
+    *("-device", f"virtio-net-pci,netdev={NETDEV},romfile=,addr=0x7"),
+)
+
 
 @dataclass(frozen=True)
 class MachineSpec:
@@ -26,6 +34,8 @@ class MachineSpec:
     machine: str
     cpu: str
     serial: tuple[SerialLine, ...]
+    network: bool = False
+    """Whether there is a network card, by which the harness can reach the guest, and the guest nobody."""
 
 
 def program(name: str, spec: MachineSpec) -> str:
@@ -66,5 +76,6 @@ def arguments(
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
     for serial, pipe in zip(spec.serial, lines, strict=True):
         result += serialport.arguments(serial, pipe)
+    result += NETWORK if spec.network else ()
     result += ["-kernel", str(spec.kernel), "-append", spec.cmdline]
     return result + (["-initrd", str(spec.initrd)] if spec.initrd else [])
