@@ -4,7 +4,7 @@
  *
  * The 8250 driver polls a port with irq 0 every second jiffy, hardly more than
  * one FIFO of 16 bytes each time: 1 to 2 KiB a second. This thread polls in
- * between, closely while bytes flow. Set irq 0 first (mkctl poll-serial).
+ * between, closely while bytes flow. Set irq 0 first (mkctl serial-irq).
  *
  *	insmod mkpoll.ko lines=0,1
  */
