@@ -15,9 +15,9 @@ from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.instance import FixedArea, Instance
+from harness.multikernel.interface import MOUNT, Numbers
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 
-MOUNT = "/sys/fs/multikernel"
 LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where v1 and v2 allocate their start trampoline")
 
 REBOOT_CMD_START = 0x4D4B4C49
@@ -47,6 +47,8 @@ class Dialect:
     """The destination that a message from the host to an instance is addressed to."""
     to_host: int
     """The destination that a message from an instance to the host is addressed to."""
+    numbers: Numbers | None = None
+    """The constants of its system calls, where instances have ids."""
 
 
 def console_arguments(topology: Topology, name: str) -> tuple[str, ...]:

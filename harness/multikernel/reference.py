@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harness.multikernel.dialect import (
+    REBOOT_CMD_START,
     Dialect,
     console_arguments,
     grant_by_device_tree,
@@ -11,14 +12,14 @@ from harness.multikernel.dialect import (
     start_by_id,
 )
 from harness.multikernel.instance import Instance
+from harness.multikernel.interface import Numbers
 from harness.multikernel.kernel import Kernel
 
-KEXEC_FILE_MULTIKERNEL = 0x100
-KEXEC_FILE_MK_ID_SHIFT = 16
+NUMBERS = Numbers(load_flag=0x100, id_shift=16, start=REBOOT_CMD_START, halt=0x4D4B4C48, force=0x4D4B4C46)
 
 
 def _load(host: Kernel, instance: Instance, arguments: str) -> None:
-    flags = KEXEC_FILE_MULTIKERNEL | instance.id << KEXEC_FILE_MK_ID_SHIFT
+    flags = NUMBERS.load_flag | instance.id << NUMBERS.id_shift
     host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=30)
 
 
@@ -32,4 +33,5 @@ REFERENCE = Dialect(
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,
+    numbers=NUMBERS,
 )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from harness.definition import SpawnedKernel, Topology
 from harness.multikernel.dialect import (
     LOW,
+    REBOOT_CMD_START,
     Dialect,
     console_arguments,
     grant_by_device_tree,
@@ -20,10 +21,10 @@ from harness.multikernel.dialect import (
     unfenced_arguments,
 )
 from harness.multikernel.instance import Instance
+from harness.multikernel.interface import Numbers
 from harness.multikernel.kernel import Kernel
 
-KEXEC_MULTIKERNEL = 0x10
-KEXEC_MK_ID_SHIFT = 5
+NUMBERS = Numbers(load_flag=0x10, id_shift=5, start=REBOOT_CMD_START)
 """Source: RFC v2 15/16, include/uapi/linux/kexec.h."""
 
 
@@ -45,7 +46,7 @@ def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance
 
 
 def _load(host: Kernel, instance: Instance, arguments: str) -> None:
-    flags = KEXEC_MULTIKERNEL | instance.id << KEXEC_MK_ID_SHIFT
+    flags = NUMBERS.load_flag | instance.id << NUMBERS.id_shift
     host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=30)
 
 
@@ -59,4 +60,5 @@ V2 = Dialect(
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,
+    numbers=NUMBERS,
 )

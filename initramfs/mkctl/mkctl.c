@@ -24,6 +24,8 @@ static const struct command {
 	{ "write-once", cmd_write_once, "SRC DEST" },
 	{ "serial-irq", cmd_serial_irq, "DEVICE [IRQ]" },
 	{ "serial-port", cmd_serial_port, "DEVICE ADDRESS" },
+	{ "calls", cmd_calls, "SECONDS" },
+	{ "race", cmd_race, "SEED MS" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },

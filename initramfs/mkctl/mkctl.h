@@ -35,6 +35,8 @@ int cmd_multikernel(int argc, char **argv);
 int cmd_write_once(int argc, char **argv);
 int cmd_serial_irq(int argc, char **argv);
 int cmd_serial_port(int argc, char **argv);
+int cmd_calls(int argc, char **argv);
+int cmd_race(int argc, char **argv);
 int cmd_heartbeat(int argc, char **argv);
 int cmd_heartbeat_read(int argc, char **argv);
 int cmd_heartbeat_reset(int argc, char **argv);
