@@ -7,7 +7,6 @@ A definition says which kernel (base, series, configuration fragments) and how i
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -18,9 +17,17 @@ from msgspec import Meta
 from harness import paths
 from harness.errors import UsageError
 from harness.model import Region
+from harness.tomlfile import Keys, TomlFile
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=4095)]
+Address = Annotated[int, Meta(ge=0, lt=1 << 52, multiple_of=4096)]
+Size = Annotated[int, Meta(gt=0, lt=1 << 52, multiple_of=4096)]
+Word = Annotated[str, Meta(pattern=r"^[^-\s][^\0\n]*$")]
+"""What may be handed to another program: it is not empty, and cannot be taken for an option."""
+
+DIALECTS = ("reference", "v1", "v2")
+"""The dialects that there are in harness/multikernel, which is above this module."""
 
 ISA_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
 """Where a PC has its ISA serial ports 0 to 3."""
@@ -60,7 +67,28 @@ class TarballBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return f"the tarball {self.url}"
 
 
-Base = DebianBase | PathBase | TarballBase
+class GitBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="git", tag_field="kind"):
+    """A revision (branch, tag, commit) of a git repository, a local path or a URL.
+
+    Of a local repository the revision is looked up every time; of a URL once, and by ``--refresh``.
+    """
+
+    repository: Word
+    revision: Word = "HEAD"
+
+    def __str__(self) -> str:
+        return f"{self.revision} of {self.repository}"
+
+
+Base = DebianBase | PathBase | TarballBase | GitBase
+
+
+class GuestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file for the guests: a local path, relative to the definition, and its mode."""
+
+    source: Word
+    mode: Annotated[int, Meta(ge=0, le=0o7777)] | None = None
+    """None: that of the local file."""
 
 
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,13 +101,15 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topology: Name
     series: str | None = None
     """Folder of patches (with or without a quilt ``series`` file), or None for an unpatched base.
-    A relative path counts from ``kernels/``."""
+    A relative path counts from the definition's folder; in a definition that was read it is absolute."""
     modules: tuple[Name, ...] = ()
     """Guest kernel modules in ``initramfs/modules/`` to build against this kernel."""
     expects: tuple[Name, ...] = ()
     """Capabilities that the kernel must have; one that is missing is a failure."""
     ssh: bool = False
     """Whether the host kernel can be reached by SSH: its user space has a server, the machine a network."""
+    files: dict[str, str | GuestFile] = {}
+    """More files for the guests, ``{"etc/motd": "motd"}``: where in the guest, and where from."""
     name: str = ""
     """The file's name without ``.toml``; set when it is read."""
 
@@ -108,8 +138,8 @@ class SerialLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The memory that the host kernel sets aside for spawned kernels, in bytes."""
 
-    start: Annotated[int, Meta(ge=0, multiple_of=4096)]
-    size: Annotated[int, Meta(gt=0, multiple_of=4096)]
+    start: Address
+    size: Size
 
     @property
     def region(self) -> Region:
@@ -123,7 +153,7 @@ class SpawnedKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     id: Count
     cpus: Annotated[tuple[Count, ...], Meta(min_length=1)]
-    memory: Annotated[int, Meta(gt=0, multiple_of=4096)]
+    memory: Size
 
 
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,7 +161,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     summary: str
     vcpus: Count
-    memory_mib: Count
+    memory_mib: Annotated[int, Meta(ge=1, lt=1 << 32)]
     machine: str
     cpu: str
     pool: Pool
@@ -146,14 +176,21 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 T = TypeVar("T", Definition, Topology)
+Refused = Callable[[Keys, str], UsageError]
 
 
 def load_definition(name: str) -> Definition:
     """Read ``kernels/NAME.toml``, or the file ``name`` when it is a path ending in ``.toml``.
 
-    Raises UsageError when there is none or it is not valid.
+    Raises UsageError when there is none or it is not valid, naming line, key and allowed values.
     """
-    return _load(name, paths.KERNELS, Definition)
+    file = _read(name, paths.KERNELS, "definition")
+    found = file.convert(Definition)
+    _check_names(found, file)
+    folder = file.path.resolve().parent
+    series = str(folder / Path(found.series).expanduser()) if found.series is not None else None
+    files = {place: _located(entry, folder) for place, entry in found.files.items()}
+    return msgspec.structs.replace(found, name=file.path.stem, series=series, files=files)
 
 
 def load_topology(name: str) -> Topology:
@@ -161,49 +198,64 @@ def load_topology(name: str) -> Topology:
 
     Raises UsageError when there is none, it is not valid, or it contradicts itself.
     """
-    topology = _load(name, paths.TOPOLOGIES, Topology)
-    _check(topology)
+    file = _read(name, paths.TOPOLOGIES, "topology")
+    topology = msgspec.structs.replace(file.convert(Topology), name=file.path.stem)
+    _check(topology, file.refused)
     return topology
 
 
-def _load(name: str, folder: Path, kind: type[T]) -> T:
+def _read(name: str, folder: Path, noun: str) -> TomlFile:
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    noun = kind.__name__.lower()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
-        raise UsageError(
-            f"cannot read the {noun} {path}: {error}", advice=f"choose one of: {known}"
-        ) from None
-    try:
-        found = msgspec.convert(tomllib.loads(text), kind)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(
-            f"{path} is not a valid {noun}: {error}",
-            advice=f"compare it with {folder.relative_to(paths.CHECKOUT)}/ and correct it",
-        ) from None
-    return msgspec.structs.replace(found, name=path.stem)
+    return TomlFile.read(path, noun, f"choose one of: {', '.join(_known(folder, '*.toml'))}")
 
 
-def _check(topology: Topology) -> None:
+def _known(folder: Path, pattern: str) -> list[str]:
+    # What a name says behind its first dot is no definition: rfc-v1.known.toml.
+    return sorted({path.name.partition(".")[0] for path in folder.glob(pattern)})
+
+
+def _check_names(definition: Definition, file: TomlFile) -> None:
+    """Refuse a definition that names what is not there, or a guest's file that cannot be."""
+    configs, modules = _known(paths.CONFIGS, "*.config"), _known(paths.INITRAMFS / "modules", "*")
+    named: list[tuple[Keys, str, str, list[str]]] = [
+        (("dialect",), "dialect", definition.dialect, list(DIALECTS)),
+        (("topology",), "topology", definition.topology, _known(paths.TOPOLOGIES, "*.toml")),
+        *((("configs", at), "fragment", name, configs) for at, name in enumerate(definition.configs)),
+        *((("modules", at), "guest module", name, modules) for at, name in enumerate(definition.modules)),
+    ]
+    for keys, what, name, known in named:
+        if name not in known:
+            raise file.refused(keys, f"there is no {what} {name!r}", known)
+    for place in definition.files:
+        if not place or any(part in ("", ".", "..") for part in place.split("/")) or "\0" in place:
+            raise file.refused(("files", place), "a guest's file has a path without a leading / and ..")
+
+
+def _located(entry: str | GuestFile, folder: Path) -> GuestFile:
+    """Return a guest's file with the absolute path of its source."""
+    found = GuestFile(entry) if isinstance(entry, str) else entry
+    return msgspec.structs.replace(found, source=str(folder / Path(found.source).expanduser()))
+
+
+def _check(topology: Topology, refuse: Refused) -> None:
     """Refuse a topology whose parts do not fit together."""
-
-    def refuse(why: str) -> UsageError:
-        return UsageError(f"topology {topology.name}: {why}", advice="correct the topology file")
-
     seen_cpus: set[int] = set()
-    for kernel in topology.spawned:
+    for at, kernel in enumerate(topology.spawned):
         for cpu in kernel.cpus:
             if cpu >= topology.vcpus:
-                raise refuse(f"{kernel.name} is granted CPU {cpu}, the machine has {topology.vcpus}")
+                raise refuse(
+                    ("spawned", at, "cpus"),
+                    f"{kernel.name} is granted CPU {cpu}, the machine has {topology.vcpus}",
+                )
             if cpu in seen_cpus:
-                raise refuse(f"CPU {cpu} is granted twice")
+                raise refuse(("spawned", at, "cpus"), f"CPU {cpu} is granted twice")
             seen_cpus.add(cpu)
     if sum(kernel.memory for kernel in topology.spawned) > topology.pool.size:
-        raise refuse("the spawned kernels are granted more memory than the pool has")
+        raise refuse(("pool", "size"), "the spawned kernels are granted more memory than the pool has")
     if topology.pool.region.end > topology.memory_mib << 20:
-        raise refuse(f"the pool {topology.pool.region} lies beyond the {topology.memory_mib} MiB of memory")
+        raise refuse(
+            ("pool",), f"the pool {topology.pool.region} lies beyond the {topology.memory_mib} MiB of memory"
+        )
     uses: tuple[tuple[str, list[str | int]], ...] = (
         ("serial line", [serial.line for serial in topology.serial]),
         ("serial port", [f"{serial.bus} {serial.port}" for serial in topology.serial]),
@@ -213,28 +265,38 @@ def _check(topology: Topology) -> None:
     for what, values in uses:
         twice = {value for value in values if values.count(value) > 1}
         if twice:
-            raise refuse(f"{what} used twice: {', '.join(map(str, sorted(twice)))}")
+            raise refuse((), f"{what} used twice: {', '.join(map(str, sorted(twice)))}")
     needed = {
         f"{kernel}{end}" for kernel in ("host", *(k.name for k in topology.spawned)) for end in ("", ".agent")
     }
     missing = needed - {serial.line for serial in topology.serial}
     if missing:
-        raise refuse(f"serial lines missing: {', '.join(sorted(missing))}")
+        raise refuse(("serial",), f"serial lines missing: {', '.join(sorted(missing))}")
     _check_serial(topology, refuse)
 
 
-def _check_serial(topology: Topology, refuse: Callable[[str], UsageError]) -> None:
+def _check_serial(topology: Topology, refuse: Refused) -> None:
     """Refuse serial lines that QEMU cannot make, or that kernels would take from each other."""
-    for serial in topology.serial:
+    for at, serial in enumerate(topology.serial):
         if serial.bus == "isa" and (serial.port >= len(ISA_PORTS) or serial.irq < 3):
-            raise refuse(f"serial line {serial.line}: ISA has ports 0 to 3, with an interrupt of 3 to 15")
+            raise refuse(
+                ("serial", at),
+                f"serial line {serial.line}: ISA has ports 0 to 3, with an interrupt of 3 to 15",
+            )
         if serial.bus == "pci" and (serial.irq or serial.line.removesuffix(".agent") == "host"):
-            raise refuse(f"serial line {serial.line}: PCI ports are polled, and are for spawned kernels")
+            raise refuse(
+                ("serial", at),
+                f"serial line {serial.line}: PCI ports are polled, and are for spawned kernels",
+            )
         if serial.io:
-            raise refuse(f"serial line {serial.line}: io is not to be set, the firmware decides")
+            raise refuse(
+                ("serial", at), f"serial line {serial.line}: io is not to be set, the firmware decides"
+            )
     isa = {serial.port for serial in topology.serial if serial.bus == "isa"}
     if len(isa) < len(topology.serial) and isa & PROBED_PORTS:
-        raise refuse("beside PCI ports, ISA ports 0 and 1 must be free: spawned kernels probe them")
+        raise refuse(
+            ("serial",), "beside PCI ports, ISA ports 0 and 1 must be free: spawned kernels probe them"
+        )
     for kernel in topology.spawned:
         if len({topology.serial_line(f"{kernel.name}{end}").bus for end in ("", ".agent")}) > 1:
-            raise refuse(f"{kernel.name} has one serial line on ISA and one on PCI")
+            raise refuse(("serial",), f"{kernel.name} has one serial line on ISA and one on PCI")

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.build import inuse
 from harness.errors import HarnessError
 
 
@@ -44,14 +46,13 @@ def identify(folder: Path) -> Folder:
     return Folder(folder, hashlib.sha256(_listing(folder).encode()).hexdigest(), None)
 
 
-def copy(source: Folder, tree: Path, lineage: str) -> None:
+def copy(source: Folder, tree: Path, name: str) -> None:
     """Copy a source folder to ``tree``, which appears when complete.
 
-    Files that did not change since the last copy, ``lineage``-DIGEST beside ``tree``, are shared
-    with it; older copies go. Raises HarnessError when it cannot be copied.
+    Files that did not change since the last copy, ``name``-DIGEST beside ``tree``, are shared
+    with it; older copies go, unless they are in use. Raises HarnessError when it cannot be copied.
     """
-    copies = [path for path in tree.parent.glob(f"{lineage}-????????????") if path.is_dir()]
-    copies.sort(key=lambda path: path.stat().st_mtime)
+    copies = lineage(tree.parent, name)
     temporary = tree.with_name(f"{tree.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     command = ["rsync", "-a", "--exclude=.git", *(f"--link-dest={latest}" for latest in copies[-1:])]
@@ -69,10 +70,22 @@ def copy(source: Folder, tree: Path, lineage: str) -> None:
             details=result.stderr.decode(errors="replace")[-500:],
             advice="check that every file can be read, and the space on the disk",
         )
+    inuse.hold(temporary)
     temporary.rename(tree)
     tree.touch()
-    for old in copies[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    forget(copies[:-1])
+
+
+def lineage(sources: Path, name: str) -> list[Path]:
+    """Return the trees ``name``-DIGEST that were taken from one place, the last one last."""
+    found = [path for path in sources.glob(f"{name}-????????????") if path.is_dir()]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def forget(trees: Sequence[Path]) -> None:
+    """Remove trees that nobody uses."""
+    for tree in trees:
+        inuse.remove(tree)
 
 
 def kernel_version(tree: Path) -> str:
@@ -106,8 +119,10 @@ def _join(folder: Path, name: bytes) -> bytes:
 
 def _git(folder: Path, *words: str) -> bytes | None:
     command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *words]
+    # Without this, git writes what it finds out into the user's index.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        result = subprocess.run(command, capture_output=True, check=False)
+        result = subprocess.run(command, capture_output=True, check=False, env=environment)
     except FileNotFoundError:
         return None
     return result.stdout if result.returncode == 0 else None

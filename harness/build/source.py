@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -22,9 +22,9 @@ import msgspec
 from filelock import FileLock
 
 from harness import paths, process
-from harness.build import apt, folder
+from harness.build import apt, folder, gitbase, inuse
 from harness.build.inputs import check_space, digest_of, digest_of_file
-from harness.definition import Base, DebianBase, PathBase, TarballBase
+from harness.definition import Base, DebianBase, GitBase, PathBase, TarballBase
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress, Step
 
@@ -33,6 +33,12 @@ NEEDED_SPACE = 3_500_000_000
 
 BUILD_SPACE = 1_000_000_000
 """Bytes that a build takes when the source is there."""
+
+_REPOSITORY = re.compile(
+    # A URL or HOST:PATH may have an @ of its own in front of the host.
+    r"(\w+://[^/]*/.*?|[\w.-]+@[\w.-]+:.+?|[^-\s].*?)"
+    r"(?:@([^-@:/\s][^@:\s]*(?:@\{[^}]*\})?))?"
+)
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0
@@ -53,18 +59,26 @@ class Source:
 
 
 def parse_base(text: str) -> Base:
-    """Read what ``--base`` was given: a source folder, or a tarball on this computer.
+    """Read what ``--base`` was given: a source folder, a tarball, or ``REPOSITORY@REVISION``.
 
-    Raises UsageError when it is neither.
+    A repository is a path or a URL; ``git:`` before it says that it is one. Without a revision it is
+    HEAD. Raises UsageError when it is none of these.
     """
-    path = Path(text).expanduser().resolve()
-    if folder.holds_source(path):
-        return PathBase(path=str(path))
-    if path.is_file() and ".tar" in path.name:
-        return TarballBase(url=str(path), sha256=digest_of_file(path))
+    if not text.startswith("git:"):
+        path = Path(text).expanduser().resolve()
+        if folder.holds_source(path):
+            return PathBase(path=str(path))
+        if path.is_file() and ".tar" in path.name:
+            return TarballBase(url=str(path), sha256=digest_of_file(path))
+    parts = _REPOSITORY.fullmatch(text.removeprefix("git:"))
+    if parts is not None:
+        local = Path(parts[1]).expanduser()
+        if gitbase.is_remote(parts[1]) or gitbase.holds_repository(local):
+            where = parts[1] if gitbase.is_remote(parts[1]) else str(local.resolve())
+            return GitBase(where, parts[2] or "HEAD")
     raise UsageError(
-        f"{text} is neither a folder with Linux source nor a source tarball",
-        advice="give the top folder of a kernel tree, or a linux-*.tar.xz",
+        f"{text} is neither a folder with Linux source, a source tarball nor a git repository",
+        advice="give the top folder of a kernel tree, a linux-*.tar.xz, or REPOSITORY@REVISION",
     )
 
 
@@ -100,12 +114,15 @@ def obtain(bases: Sequence[Base], progress: Progress, *, refresh: bool = False) 
 def _fetch(base: Base, step: Step) -> Source:
     sources = paths.cache() / "sources"
     sources.mkdir(parents=True, exist_ok=True)
-    with FileLock(sources / f"{_record_name(base)}.lock"):
+    record = record_of(base)
+    with FileLock(record.with_suffix(".lock")):
         if isinstance(base, PathBase):
             return _from_path(base, step)
-        check_space(NEEDED_SPACE)
-        source = _from_debian(base, step) if isinstance(base, DebianBase) else _from_tarball(base, step)
-        record = sources / f"{_record_name(base)}.json"
+        if isinstance(base, GitBase):
+            source = _from_git(base, step)
+        else:
+            check_space(NEEDED_SPACE)
+            source = _from_debian(base, step) if isinstance(base, DebianBase) else _from_tarball(base, step)
         temporary = record.with_suffix(".new")
         temporary.write_bytes(msgspec.json.encode({**asdict(source), "tree": source.tree.name}))
         temporary.rename(record)
@@ -113,25 +130,32 @@ def _fetch(base: Base, step: Step) -> Source:
 
 
 def _recall(base: Base, progress: Progress) -> Source | None:
-    """Return what was obtained for a base before, if it is still there; a folder that is."""
+    """Return what was obtained for a base before, if it is still there; what the user has, as it is now."""
     if isinstance(base, PathBase):
-        if not folder.holds_source(Path(base.path).expanduser()):
-            return None
+        mine = folder.holds_source(Path(base.path).expanduser())
+    else:
+        mine = isinstance(base, GitBase) and gitbase.holds_repository(Path(base.repository).expanduser())
+    if mine:
         with progress.step(f"Source: {base}") as step:
             return _fetch(base, step)
-    sources = paths.cache() / "sources"
+    source = recorded(base)
+    return source if source is not None and inuse.hold(source.tree) else None
+
+
+def recorded(base: Base) -> Source | None:
+    """Return what was obtained for a base earlier, None when it is not there any more."""
     try:
-        fields = msgspec.json.decode(
-            (sources / f"{_record_name(base)}.json").read_bytes(), type=dict[str, str]
-        )
-        source = Source(fields["kind"], fields["version"], fields["digest"], sources / fields["tree"])
+        fields = msgspec.json.decode(record_of(base).read_bytes(), type=dict[str, str])
+        tree = paths.cache() / "sources" / fields["tree"]
+        source = Source(fields["kind"], fields["version"], fields["digest"], tree)
     except (OSError, msgspec.DecodeError, KeyError):
         return None
-    return source if (source.tree / "Makefile").is_file() else None
+    return source if folder.holds_source(source.tree) else None
 
 
-def _record_name(base: Base) -> str:
-    return digest_of(repr(base))
+def record_of(base: Base) -> Path:
+    """Return the file that remembers what was obtained for a base."""
+    return paths.cache() / "sources" / f"{digest_of(repr(base))}.json"
 
 
 def told(error: HarnessError) -> str:
@@ -153,7 +177,7 @@ def _from_debian(base: DebianBase, step: Step) -> Source:
     source = _named(
         "debian", f"{package} {version}", digest_of("debian", package, version, digest_of_file(deb))
     )
-    if not source.tree.exists():
+    if not inuse.hold(source.tree):
         unpack = (
             f"dpkg-deb --fsys-tarfile {_quoted(deb)} | tar -xO --wildcards './usr/src/linux-source-*.tar.*'"
         )
@@ -179,7 +203,7 @@ def _from_tarball(base: TarballBase, step: Step) -> Source:
             advice="check where it comes from; correct the definition only if the new content is right",
         )
     source = _named("tarball", name, digest_of("tarball", base.sha256))
-    if not source.tree.exists():
+    if not inuse.hold(source.tree):
         unpackers = {".xz": "xz -dc -T0", ".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".zst": "zstd -dc"}
         _extract(f"{unpackers.get(Path(name).suffix, 'cat')} < {_quoted(file)}", source.tree, step)
     if base.url.startswith("http"):
@@ -214,11 +238,17 @@ def _named(kind: str, version: str, digest: str) -> Source:
     return Source(kind, version, digest, paths.cache() / "sources" / f"{name}-{digest[:12]}")
 
 
-def _extract(command: str, tree: Path, step: Step) -> None:
-    """Unpack a tar stream into ``tree``, which appears under its name only when complete."""
+def _extract(command: str, tree: Path, step: Step, start: Callable[[Path], None] | None = None) -> None:
+    """Unpack a tar stream into ``tree``, which appears under its name only when complete.
+
+    ``start`` may fill its folder before.
+    """
     temporary = tree.with_name(f"{tree.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    if start is not None:
+        start(temporary)
+    inuse.hold(temporary)
     line = f"{command} | tar -xv --no-same-owner --strip-components=1 -C {_quoted(temporary)}"
     with process.running(
         ["bash", "-o", "pipefail", "-c", line],
@@ -255,11 +285,33 @@ def _from_path(base: PathBase, step: Step) -> Source:
     lineage = f"path-{digest_of(str(found.path))[:8]}"
     digest = digest_of("path", found.digest)
     source = Source("path", version, digest, paths.cache() / "sources" / f"{lineage}-{digest[:12]}")
-    if not source.tree.exists():
+    if not inuse.hold(source.tree):
         check_space(NEEDED_SPACE)
         step.update("copying")
         folder.copy(found, source.tree, lineage)
     return source
+
+
+def _from_git(base: GitBase, step: Step) -> Source:
+    revision = gitbase.find(base, step)
+    lineage = f"git-{digest_of(base.repository)[:8]}"
+    sources = paths.cache() / "sources"
+    tree = sources / f"{lineage}-{revision.tree[:12]}"
+    if not inuse.hold(tree):
+        check_space(NEEDED_SPACE)
+        earlier = folder.lineage(sources, lineage)
+        start = None
+        names: list[str] = []
+        if earlier and inuse.hold(earlier[-1]):
+            changed = gitbase.changes(revision, earlier[-1].name[-12:])
+            if changed is not None:
+                start, names = gitbase.linked(earlier[-1], *changed), changed[1]
+        _extract(gitbase.archive(revision, names), tree, step, start)
+        folder.forget(earlier[:-1])
+    tree.touch()
+    version = f"{folder.kernel_version(tree)}, commit {revision.commit[:12]}"
+    version = f"{base.revision} of {Path(base.repository).name} ({version})"
+    return Source("git", version, digest_of("git", revision.tree), tree)
 
 
 def _quoted(path: Path) -> str:
