@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from cyclopts import App, Parameter
 from rich.markup import escape
 
-from harness.build import Build
 from harness.errors import HarnessError
 from harness.progress import Progress
+
+if TYPE_CHECKING:
+    from harness.build import Build
 
 app = App(
     name="mkh",
@@ -24,7 +27,8 @@ app = App(
 Kernel = Annotated[str, Parameter(help="Kernel definition in kernels/, or a .toml file.")]
 Series = Annotated[Path | None, Parameter(help="Folder or mbox of patches, in place of the definition's.")]
 BaseText = Annotated[
-    str | None, Parameter(help="Linux source folder or tarball, in place of the definition's.")
+    str | None,
+    Parameter(help="Linux source folder, tarball or git REPOSITORY@REVISION, in place of the definition's."),
 ]
 TopologyName = Annotated[
     str | None, Parameter(help="Topology in kernels/topologies/, in place of the definition's.")
@@ -32,12 +36,20 @@ TopologyName = Annotated[
 AccelName = Annotated[Literal["auto", "kvm", "tcg"], Parameter(help="How QEMU runs the guest.")]
 
 
-def _build(kernel: str, series: Path | None, base: str | None, progress: Progress) -> Build:
+app.command("harness.cli_store:app", name="store")
+
+
+def _build(
+    kernel: str, series: Path | None, base: str | None, progress: Progress, *, refresh: bool = False
+) -> Build:
     from harness.build import build
     from harness.build.source import parse_base
     from harness.definition import load_definition
 
-    return build(load_definition(kernel), progress, series=series, base=parse_base(base) if base else None)
+    definition = load_definition(kernel)
+    return build(
+        definition, progress, series=series, base=parse_base(base) if base else None, refresh=refresh
+    )
 
 
 @app.command
@@ -93,10 +105,34 @@ def bench(
 
 
 @app.command(name="build")
-def build_command(*, kernel: Kernel = "reference", series: Series = None, base: BaseText = None) -> int:
+def build_command(
+    kernel: Kernel = "reference",
+    *,
+    series: Series = None,
+    base: BaseText = None,
+    refresh: Annotated[bool, Parameter(help="Look for newer source than was fetched before.")] = False,
+    json: Annotated[bool, Parameter(help="Print one JSON object about the build.")] = False,
+) -> int:
     """Build a kernel definition, or find it in the store; print where it is."""
-    built = _build(kernel, series, base, Progress())
-    print(built.bzimage.parent)
+    started = time.perf_counter()
+    built = _build(kernel, series, base, Progress(), refresh=refresh)
+    if not json:
+        print(built.folder)
+        return 0
+    told = {
+        "definition": built.definition.name,
+        "digest": built.digest,
+        "image": str(built.bzimage),
+        "vmlinux": str(built.vmlinux),
+        "initrd": str(built.initrd),
+        "host_initrd": str(built.host_initrd),
+        "version": built.version,
+        "source": built.source,
+        "seconds": round(time.perf_counter() - started, 3),
+        "reused": built.reused,
+        "apply_report": built.apply_report,
+    }
+    print(msgspec.json.encode(told).decode())
     return 0
 
 

@@ -9,19 +9,20 @@ and packs the guests' user space; or finds all that in the store, in a fraction 
 
 from __future__ import annotations
 
-import hashlib
+import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from harness import paths
-from harness.build import initramfs, kconfig, kernel, source, sshd, store, worktree
+from harness.build import clean, extra, initramfs, kconfig, kernel, source, sshd, store, worktree
 from harness.build import series as patches
 from harness.build.diff import HunkReport
-from harness.build.inputs import check_space, digest_of
+from harness.build.inputs import check_space, digest_of_bytes
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
 from harness.errors import HarnessError
@@ -79,21 +80,26 @@ class Build:
     @property
     def apply_report(self) -> tuple[HunkReport, ...]:
         """What became of every hunk of the series."""
-        report = (self.folder / "apply-report.json").read_bytes()
+        report = (self.folder / store.REPORT).read_bytes()
         return msgspec.json.decode(report, type=tuple[HunkReport, ...])
 
 
 def build(
-    definition: Definition, progress: Progress, *, series: Path | None = None, base: Base | None = None
+    definition: Definition,
+    progress: Progress,
+    *,
+    series: Path | None = None,
+    base: Base | None = None,
+    refresh: bool = False,
 ) -> Build:
-    """Build a definition, or find the same build in the store.
+    """Build a definition, or find the same build in the store, where it stays while this process lives.
 
-    ``series`` and ``base`` replace the definition's own. Raises HarnessError saying what failed
-    and what to do: no source, a hunk that does not apply, a symbol not granted, code that does
-    not compile, no room. Safe to run several times at once, and to kill.
+    ``series`` and ``base`` replace the definition's own; ``refresh`` looks for newer source. Raises
+    HarnessError saying what failed and what to do: no source, a hunk that does not apply, a symbol
+    not granted, code that does not compile, no room. Safe to run several times at once, and to kill.
     """
     try:
-        return _build(definition, progress, series, base)
+        return _build(definition, progress, series, base, refresh)
     except OSError as error:
         raise HarnessError(
             f"the build of {definition.name} failed: {error}",
@@ -101,35 +107,52 @@ def build(
         ) from error
 
 
-def _build(definition: Definition, progress: Progress, series: Path | None, base: Base | None) -> Build:
+def _build(
+    definition: Definition, progress: Progress, series: Path | None, base: Base | None, refresh: bool
+) -> Build:
+    started = time.time()
     wishes = kconfig.read_fragments(definition.configs)
     chosen = patches.read(series if series is not None else _own_series(definition))
-    pristine = source.obtain((base,) if base is not None else definition.bases, progress)
-    kernel_digest = digest_of(
-        RECIPE, kernel.compiler(), pristine.digest, chosen.digest, kconfig.digest(wishes)
-    )
+    files = extra.read_files(definition)
+    pristine = source.obtain((base,) if base is not None else definition.bases, progress, refresh=refresh)
     ssh = [sshd.archive(progress)] if definition.ssh else []
-    digest = digest_of(
-        kernel_digest,
-        *_guest_inputs(definition, initramfs.busybox(progress)),
-        *(hashlib.sha256(archive).hexdigest() for archive in ssh),
-    )
+    kernel_inputs = {
+        "recipe": RECIPE,
+        "compiler": kernel.compiler(),
+        "source": pristine.digest,
+        "series": chosen.digest,
+        "configuration": kconfig.digest(wishes),
+    }
+    inputs = {**kernel_inputs, **_guest_inputs(definition, initramfs.busybox(progress), files, ssh)}
+    digest = store.digest(inputs)
     entry = store.find(digest)
     if entry is not None:
         return _stored(definition, digest, entry, reused=True)
     with store.build_lock(progress):
         entry = store.find(digest)
         if entry is None:
+            meta = store.Meta(
+                definition=definition.name,
+                source=pristine.version,
+                source_tree=pristine.tree.name,
+                series=str(chosen.path or ""),
+                patches=len(chosen.patches),
+                created=started,
+                inputs=inputs,
+            )
             entry = _make(
                 definition,
                 progress,
                 digest=digest,
-                kernel_digest=kernel_digest,
+                kernel_digest=store.digest(kernel_inputs),
                 pristine=pristine,
                 chosen=chosen,
                 wishes=wishes,
+                files=files,
                 host_extras=ssh,
+                meta=meta,
             )
+            clean.keep_limit(progress)
         return _stored(definition, digest, entry, reused=False)
 
 
@@ -142,7 +165,9 @@ def _make(
     pristine: source.Source,
     chosen: patches.Series,
     wishes: Sequence[kconfig.Wish],
+    files: Mapping[str, extra.File],
     host_extras: Sequence[bytes],
+    meta: store.Meta,
 ) -> Path:
     """Fill a store entry; the build lock is held."""
     folder = paths.cache() / "work" / (definition.name or "unnamed")
@@ -172,7 +197,7 @@ def _make(
             }
             bzimage = compiled.bzimage.read_bytes()
             elf = initramfs.stripped(compiled.vmlinux) if definition.dialect in ELF_DIALECTS else None
-            base = initramfs.base_archive(modules, tools, initramfs.busybox(progress))
+            base = initramfs.base_archive(modules, tools, initramfs.busybox(progress), files)
             (entry / "initrd.cpio").write_bytes(base)
             host = b"".join((initramfs.host_archive(base, bzimage, elf), *host_extras))
             (entry / "host-initrd.cpio").write_bytes(host)
@@ -180,30 +205,49 @@ def _make(
         (entry / "bzImage").write_bytes(bzimage)
         for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):
             shutil.copyfile(file, entry / name)
-        (entry / "apply-report.json").write_bytes(msgspec.json.encode(report))
-        meta = {"release": compiled.release, "source": pristine.version, "definition": definition.name}
-        (entry / "meta.json").write_bytes(msgspec.json.encode(meta))
-    return store.folder() / digest
+        (entry / store.REPORT).write_bytes(msgspec.json.encode(report))
+        store.write_meta(entry, meta, compiled.release)
+    found = store.find(digest)
+    assert found is not None, f"the build {digest} was made and is not there"
+    return found
 
 
 def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -> Build:
-    meta = msgspec.json.decode((entry / "meta.json").read_bytes(), type=dict[str, str])
-    return Build(definition, digest, meta["release"], entry, meta["source"], reused)
+    meta = store.read_meta(entry)
+    return Build(definition, digest, meta.release, entry, meta.source, reused)
 
 
 def _own_series(definition: Definition) -> Path | None:
     return None if definition.series is None else paths.KERNELS / definition.series
 
 
-def _guest_inputs(definition: Definition, busybox: bytes) -> list[str]:
-    """Return the text of everything that goes into the guests' user space."""
-    files = [paths.INITRAMFS / "init.j2"]
-    for sources in initramfs.tool_sources().values():
-        files += sources
+def _guest_inputs(
+    definition: Definition, busybox: bytes, more: Mapping[str, extra.File], archives: Sequence[bytes]
+) -> dict[str, str]:
+    """Return a digest of everything that goes into the guests' user space, under a name for people."""
+    sources = [paths.INITRAMFS / "init.j2"]
+    for tool in initramfs.tool_sources().values():
+        sources += tool
     for name in definition.modules:
         module = paths.INITRAMFS / "modules" / name
-        files += sorted(
+        sources += sorted(
             f for f in module.glob("*") if f.suffix in (".c", ".h", ".S") or f.name in ("Kbuild", "Makefile")
         )
-    contents = [f"{file.name}:{file.read_bytes().decode('latin-1')}" for file in files if file.is_file()]
-    return [definition.dialect, *definition.modules, *contents, hashlib.sha256(busybox).hexdigest()]
+    return {
+        "dialect": definition.dialect,
+        "guest modules": " ".join(definition.modules),
+        # The guests' programs are linked with it.
+        "C library": os.confstr("CS_GNU_LIBC_VERSION") or "",
+        "guest flags": " ".join(initramfs.CFLAGS),
+        "busybox": digest_of_bytes(busybox),
+        **{
+            f"initramfs/{file.relative_to(paths.INITRAMFS)}": digest_of_bytes(file.read_bytes())
+            for file in sources
+            if file.is_file()
+        },
+        **{
+            f"guest file {place}": f"{file.mode:o} {digest_of_bytes(file.content)}"
+            for place, file in more.items()
+        },
+        **{f"host archive {at}": digest_of_bytes(archive) for at, archive in enumerate(archives)},
+    }

@@ -19,11 +19,15 @@ from filelock import FileLock
 
 from harness import paths
 from harness.build import apt, mirrors
-from harness.errors import HarnessError
+from harness.build.extra import File
+from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
 DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
 """Device nodes that exist before devtmpfs is mounted: major and minor numbers."""
+
+HOST_FILES = ("boot/bzImage", "boot/initrd", "boot/vmlinux", "boot/payload")
+"""What only the host's archive has."""
 
 TOOLS = {"mkagent": "agent", "mkctl": "mkctl"}
 """Programs in the guest and the folders of their C sources."""
@@ -31,14 +35,19 @@ TOOLS = {"mkagent": "agent", "mkctl": "mkctl"}
 CFLAGS = ("-static", "-O2", "-Wall", "-Wextra", "-s", "-Wl,--build-id=none")
 
 
-def archive(files: Mapping[str, bytes], devices: Mapping[str, tuple[int, int]] | None = None) -> bytes:
-    """Write a newc cpio archive of executable files, their folders, and character devices.
+def archive(
+    files: Mapping[str, bytes],
+    devices: Mapping[str, tuple[int, int]] | None = None,
+    modes: Mapping[str, int] | None = None,
+) -> bytes:
+    """Write a newc cpio archive of files, their folders, and character devices.
 
-    Names are relative, without a leading slash. Sorted, owned by root, all times 0.
+    Names are relative, without a leading slash. Sorted, owned by root, all times 0; the mode is 0755
+    unless ``modes`` has another.
     """
     members: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
     for name, content in files.items():
-        members[name] = (stat.S_IFREG | 0o755, content, (0, 0))
+        members[name] = (stat.S_IFREG | (modes or {}).get(name, 0o755), content, (0, 0))
     for name, numbers in (devices or {}).items():
         members[name] = (stat.S_IFCHR | 0o600, b"", numbers)
     for name in list(members):
@@ -116,15 +125,35 @@ def init_script(modules: Sequence[str], template: Path | None = None) -> bytes:
         raise HarnessError(f"cannot render {file}: {error}", advice="correct the template") from None
 
 
-def base_archive(modules: Mapping[str, bytes], tools: Mapping[str, bytes], busybox: bytes) -> bytes:
+def base_archive(
+    modules: Mapping[str, bytes],
+    tools: Mapping[str, bytes],
+    busybox: bytes,
+    more: Mapping[str, File] | None = None,
+) -> bytes:
     """Build the archive that every guest boots from.
 
-    ``modules`` are loaded in their order; ``tools`` go to /bin.
+    ``modules`` are loaded in their order; ``tools`` go to /bin; ``more`` are a definition's own files.
+    Raises UsageError when one of these is where the guest has something already.
     """
     files = {"init": init_script(list(modules)), "bin/busybox": busybox}
     files |= {f"bin/{name}": content for name, content in tools.items()}
     files |= {f"lib/modules/{name}.ko": content for name, content in modules.items()}
-    return archive(files, DEVICES)
+    more = more or {}
+    taken = {*files, *DEVICES, *HOST_FILES}
+    for place in more:
+        above = {str(folder) for folder in Path(place).parents}
+        if (
+            place in taken
+            or above & {*taken, *more}
+            or any(place in map(str, Path(n).parents) for n in taken)
+        ):
+            raise UsageError(
+                f"the guest's file {place} is in the way of one that the guest has, or the other way round",
+                advice="choose another place in the definition's `files`",
+            )
+    files |= {place: file.content for place, file in more.items()}
+    return archive(files, DEVICES, {place: file.mode for place, file in more.items()})
 
 
 def host_archive(base: bytes, bzimage: bytes, vmlinux: bytes | None) -> bytes:

@@ -17,6 +17,11 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()[:20]
 
 
+def digest_of_bytes(content: bytes) -> str:
+    """Return the SHA-256 of some content in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest_of_file(file: Path) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with file.open("rb") as stream:

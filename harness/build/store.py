@@ -1,24 +1,63 @@
 # SPDX-License-Identifier: MIT
 """Builds under the digest of everything that went into them.
 
-An entry appears under its name only when complete, and is never written again; so a reader needs
-no lock, and a kill leaves nothing behind but a folder ending in ``.new``.
+An entry appears under its name only when complete, and is never written again; so a kill leaves
+nothing behind but a folder ending in ``.new``. Its time is when it was used last. A process that
+found an entry holds it: it is not removed before that process ends.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from harness import paths
+from harness.build import inuse
+from harness.build.inputs import digest_of
 from harness.progress import Progress
 
 FILES = ("bzImage", "vmlinux", "config", "initrd.cpio", "host-initrd.cpio", "meta.json")
-"""What every complete entry holds; apply-report.json and build.log are there for people."""
+"""What every complete entry holds; build.log is there for people."""
+REPORT = "apply-report.json"
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What is known of an entry: from what it was made (``inputs``, by name), when (``created``, seconds
+    since 1970), in how many ``seconds``; ``source_tree`` is its source's folder in the cache.
+    """
+
+    definition: str
+    source: str
+    release: str = ""
+    source_tree: str = ""
+    series: str = ""
+    patches: int = 0
+    created: float = 0.0
+    seconds: float = 0.0
+    inputs: dict[str, str] = {}
+
+
+def digest(inputs: Mapping[str, str]) -> str:
+    """Return the digest of named inputs, which is the entry's name."""
+    return digest_of(*(f"{name}={value}" for name, value in sorted(inputs.items())))
+
+
+def write_meta(entry: Path, meta: Meta, release: str) -> None:
+    """Write what is known of an entry that is being made, and how long that took."""
+    complete = msgspec.structs.replace(meta, release=release, seconds=round(time.time() - meta.created, 1))
+    (entry / "meta.json").write_bytes(msgspec.json.encode(complete))
+
+
+def read_meta(entry: Path) -> Meta:
+    """Read what is known of an entry."""
+    return msgspec.json.decode((entry / "meta.json").read_bytes(), type=Meta)
 
 
 def folder() -> Path:
@@ -27,9 +66,20 @@ def folder() -> Path:
 
 
 def find(digest: str) -> Path | None:
-    """Return the complete entry of a digest, or None."""
+    """Return the complete entry of a digest, which this process then holds, or None."""
     entry = folder() / digest
-    return entry if all((entry / name).is_file() for name in FILES) else None
+    if not inuse.hold(entry) or not all((entry / name).is_file() for name in FILES):
+        return None
+    os.utime(entry)
+    return entry
+
+
+def entries() -> list[Path]:
+    """Return all complete entries, those used last at the end."""
+    found = [entry for entry in folder().glob("*") if all((entry / name).is_file() for name in FILES)]
+    return sorted(
+        (entry for entry in found if "." not in entry.name), key=lambda entry: entry.stat().st_mtime
+    )
 
 
 @contextmanager
@@ -42,6 +92,7 @@ def adding(digest: str) -> Iterator[Path]:
     temporary = entry.with_name(f"{digest}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    inuse.hold(temporary)
     try:
         yield temporary
         shutil.rmtree(entry, ignore_errors=True)

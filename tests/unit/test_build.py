@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import harness.build
 from harness import paths
-from harness.build import Build, build
-from harness.definition import Definition, PathBase
-from harness.errors import HarnessError
+from harness.build import Build, build, store
+from harness.definition import Definition, GuestFile, PathBase
+from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
 MAKEFILE = """
@@ -46,6 +48,8 @@ $(out)/vmlinux: main.c
 class World:
     """A checkout and a cache of the test's own."""
 
+    mode = 0o644
+
     def __init__(self, top: Path) -> None:
         self.source = top / "source"
         self.source.mkdir()
@@ -57,6 +61,8 @@ class World:
         self.configs = top / "configs"
         self.configs.mkdir()
         (self.configs / "base.config").write_text("CONFIG_SMP=y\n")
+        self.mine = top / "mine"
+        self.mine.write_text("mine")
         self.initramfs = top / "initramfs"
         for name in ("agent", "mkctl"):
             (self.initramfs / name).mkdir(parents=True)
@@ -86,6 +92,7 @@ class World:
             configs=("base",),
             topology="pair",
             modules=("mod",),
+            files={"etc/mine": GuestFile(str(self.mine), self.mode)},
             name="mini",
         )
         return build(definition, Progress(Console(file=self.said)), series=self.series)
@@ -130,20 +137,83 @@ def test_changed_guest_program_does_not_compile_the_kernel_again(world):
     assert first.initrd.exists(), "an earlier build stays in the store"
 
 
-@pytest.mark.parametrize("change", ["series", "source", "config", "module"])
-def test_every_input_counts(world, change):
+def write_tool(world: World, monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
+    """Put a program in front of the computer's own that says it is another version."""
+    folder = world.cache.parent / "bin"
+    folder.mkdir()
+    real = shutil.which(name)
+    script = f'#!/bin/sh\n[ "$1" = --version ] && echo {says} || exec {real} "$@"\n'
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "series",
+        "source",
+        "config",
+        "module",
+        "tool",
+        "init",
+        "busybox",
+        "file",
+        "mode",
+        "gcc",
+        "ld",
+        "recipe",
+    ],
+)
+def test_every_input_counts(world, monkeypatch, change):
     first = world.build()
     if change == "series":
         world.patch("TWO")
-    elif change == "source":
-        (world.source / "main.c").write_text("other\n")
-    elif change == "config":
-        (world.configs / "base.config").write_text("CONFIG_SMP=y\nCONFIG_MORE=y\n")
+    elif change == "mode":
+        monkeypatch.setattr(World, "mode", 0o600)
+    elif change in ("gcc", "ld"):
+        write_tool(world, monkeypatch, change, "99.1")
+    elif change == "recipe":
+        monkeypatch.setattr(harness.build, "RECIPE", "another")
     else:
-        (world.initramfs / "modules/mod/mod.c").write_text("other")
+        file, text = {
+            "source": (world.source / "main.c", "other\n"),
+            "config": (world.configs / "base.config", "CONFIG_SMP=y\nCONFIG_MORE=y\n"),
+            "module": (world.initramfs / "modules/mod/mod.c", "other"),
+            "tool": (world.initramfs / "mkctl/main.c", "int main(void) { return 1; }\n"),
+            "init": (world.initramfs / "init.j2", "#!/bin/busybox sh\n"),
+            "busybox": (world.cache / "guest/busybox", "newer"),
+            "file": (world.mine, "changed"),
+        }[change]
+        assert file.exists()
+        file.write_text(text)
     second = world.build()
     assert not second.reused
     assert second.digest != first.digest
+    told = [store.read_meta(built.folder).inputs for built in (first, second)]
+    assert len(set(told[0].items()) ^ set(told[1].items())) == 2, "one input differs, and is named"
+    assert world.build().reused
+
+
+def test_touched_files_and_comments_are_no_change(world):
+    first = world.build()
+    (world.configs / "base.config").write_text("# why\nCONFIG_SMP=y\n")
+    os.utime(world.mine)
+    os.utime(world.initramfs / "init.j2")
+    assert world.build().digest == first.digest
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "pipe"])
+def test_guest_file_that_cannot_be_had_is_named(world, what):
+    world.mine.unlink()
+    if what == "folder":
+        world.mine.mkdir()
+    elif what == "pipe":
+        os.mkfifo(world.mine)
+    with pytest.raises(UsageError, match="etc/mine") as caught:
+        world.build()
+    assert str(world.mine) in str(caught.value)
+    assert not (world.cache / "store").exists()
 
 
 def test_broken_patch_leaves_the_store_and_works_when_mended(world):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness import paths
-from harness.definition import DebianBase, TarballBase, load_definition, load_topology
+from harness.definition import DIALECTS, DebianBase, TarballBase, load_definition, load_topology
 from harness.errors import UsageError
+from harness.multikernel import dialects
 
 GOOD = """
 summary = "x"
@@ -134,3 +135,7 @@ def test_serial_lines_that_cannot_be_are_refused(tmp_path, was, becomes, why):
     with pytest.raises(UsageError, match="mine") as caught:
         load_topology(str(tmp_path / "mine.toml"))
     assert why in str(caught.value)
+
+
+def test_dialects_that_a_definition_may_name_are_those_that_there_are():
+    assert set(DIALECTS) == set(dialects.DIALECTS)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import paths
-from harness.build import initramfs
-from harness.errors import HarnessError
+from harness.build import extra, initramfs
+from harness.errors import HarnessError, UsageError
 
 
 def read(archive: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
@@ -68,6 +68,22 @@ def test_host_has_all_of_the_guest_and_the_kernel_to_spawn():
     assert {"init", "bin/busybox", "bin/mkctl", "bin/mkagent", "dev/console"} <= set(found)
     assert "boot/vmlinux" not in found
     assert read(initramfs.host_archive(base, b"kernel", b"elf"))["boot/vmlinux"][1] == b"elf"
+
+
+def test_a_definitions_own_files_are_there_with_their_modes():
+    more = {"etc/motd": extra.File(b"hello", 0o640), "bin/mine": extra.File(b"x", 0o4755)}
+    found = read(initramfs.base_archive({}, {"mkctl": b"ctl"}, b"box", more))
+    assert found["etc/motd"][:2] == (stat.S_IFREG | 0o640, b"hello")
+    assert found["bin/mine"][:2] == (stat.S_IFREG | 0o4755, b"x")
+    assert found["bin/mkctl"][0] == stat.S_IFREG | 0o755
+
+
+@pytest.mark.parametrize(
+    "places", [["init"], ["bin"], ["init/x"], ["boot/bzImage"], ["dev/null"], ["etc", "etc/motd"]]
+)
+def test_a_file_in_the_way_of_another_is_refused(places):
+    with pytest.raises(UsageError, match="in the way"):
+        initramfs.base_archive({}, {}, b"box", {place: extra.File(b"", 0o644) for place in places})
 
 
 def test_init_loads_the_modules_in_order():
