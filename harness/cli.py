@@ -136,16 +136,52 @@ def build_command(
     return 0
 
 
-@app.command(name="test", help_flags=[])
-def test_command(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
-    """Run the tests: pytest with these arguments, from the checkout."""
-    import pytest
+@app.command(name="test")
+def judge(
+    *arguments: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Passed on to pytest: -k, -x, files.")
+    ],
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+    listing: Annotated[bool, Parameter("--list", negative="", help="List the claims; run nothing.")] = False,
+    against: Annotated[
+        str | None,
+        Parameter(
+            help="Compare with another kernel definition, an earlier build's digest, or a --json file."
+        ),
+    ] = None,
+    workers: Annotated[int, Parameter(["--workers", "-n"], help="Processes that share the tests.")] = 2,
+    json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
+) -> int:
+    """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""
+    from harness import testing
+    from harness.report import suite
 
-    from harness import paths
-
-    return int(
-        pytest.main(["--rootdir", str(paths.CHECKOUT), *(arguments or [str(paths.CHECKOUT / "tests")])])
-    )
+    progress = Progress()
+    if listing:
+        found = testing.collect(kernel)
+        progress.console.print(suite.claims_list(found), soft_wrap=False)
+        print(f"{len(found)} claims")
+        return 0
+    before = testing.recall(against) if against else None
+    built = _build(kernel, series, base, progress)
+    common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
+    if against and before is None:
+        other = _build(against, None, None, progress)
+        _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
+    given = [*(["--series", str(series)] if series else []), *(["--base", base] if base else [])]
+    status, now = testing.run(built, ["--kernel", kernel, *given, *common], progress, workers=workers)
+    if before is not None:
+        progress.console.print(testing.comparison(now, before))
+        new = testing.new_failures(now.outcomes, before.outcomes)
+        progress.console.print(f"{len(new)} new failures")
+        status = 1 if new or now.not_run else 0
+    if json:
+        print(msgspec.json.encode(now).decode())
+    return status
 
 
 def main() -> None:

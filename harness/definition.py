@@ -106,6 +106,8 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Guest kernel modules in ``initramfs/modules/`` to build against this kernel."""
     expects: tuple[Name, ...] = ()
     """Capabilities that the kernel must have; one that is missing is a failure."""
+    skips: Annotated[int, Meta(ge=0)] | None = None
+    """How many claims may be skipped in a run of the suite; more is a failure. None allows any number."""
     ssh: bool = False
     """Whether the host kernel can be reached by SSH: its user space has a server, the machine a network."""
     files: dict[str, str | GuestFile] = {}

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 import pytest
 from rich.markup import escape
 
-from harness import paths, plugin
+from harness import claims, paths, plugin
 from harness.build import Build
 from harness.definition import Topology
 from harness.lab import Lab
 from harness.progress import Progress
-from harness.report.claims import claims_table
+from harness.report import suite
 from harness.report.columns import Columns
 from harness.vm.accel import Accel
 
-CLAIMS = paths.CHECKOUT / "tests" / "conformance" / "test_pair.py"
+CLAIMS = paths.CHECKOUT / "tests" / "conformance" / "starting" / "test_pair.py"
 
 
 def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> bool:
@@ -31,18 +31,18 @@ def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> b
         lab.pair()
         with progress.step("checking the claims"):
             reports = _check(lab)
-    verdicts = plugin.verdicts(reports)
-    console.print(claims_table(verdicts))
+    counted = suite.Suite()
+    for report in reports:
+        claims.count(counted, report)
+    console.print(suite.results_table(counted.results()))
+    counts = suite.summarize(counted.results())
     for report in reports:
         if report.failed:
             console.print(f"[red]{escape(report.nodeid)}[/red]")
             console.print(escape(report.longreprtext), soft_wrap=True)
-    failed = sum(not verdict.passed for verdict in verdicts)
-    passed = len(verdicts) - failed
-    skipped = sum(report.skipped for report in reports)
-    good = not failed and passed > 0 and not any(report.failed for report in reports)
+    good = not counts.failed and counts.passed > 0 and not any(report.failed for report in reports)
     verdict = "[green]every claim held[/green]" if good else "[red]the claims do not hold[/red]"
-    console.print(f"{verdict}: {passed} passed, {failed} failed, {skipped} skipped")
+    console.print(f"{verdict}: {counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped")
     return good
 
 

@@ -83,17 +83,3 @@ class Evidence:
 
     title: str
     text: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim and whether it held, with what was seen.
-
-    ``source`` names where the claim is made (a post, a patch, a document); ``seen`` is one line.
-    """
-
-    claim: str
-    source: str
-    passed: bool
-    seen: str
-    evidence: tuple[Evidence, ...] = ()

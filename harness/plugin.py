@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""mkharness in pytest: options, fixtures, the ``claim`` and ``needs`` markers, the table of claims."""
+"""mkharness in pytest: options, fixtures, the ``claim`` and ``needs`` markers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.model import Verdict
-
 if TYPE_CHECKING:
     from harness.build import Build
+    from harness.capabilities import Found
+    from harness.claims import Claims
     from harness.forks import Forks, StageName
     from harness.lab import Lab, Pair
+    from harness.multikernel.interface import Interface
 
 # The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
 
@@ -26,6 +27,8 @@ READY_LAB = pytest.StashKey["Lab"]()
 """Where `mkh demo` puts a lab that already runs."""
 FORKS = pytest.StashKey["Forks"]()
 """The run's machines, for the summary."""
+LAB = pytest.StashKey["Lab"]()
+"""A test's machine."""
 
 
 def claim(text: str, *, source: str) -> pytest.MarkDecorator:
@@ -41,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--base", help="Linux source folder or tarball, in place of the definition's")
     group.addoption("--topology", help="topology in kernels/topologies/, in place of the definition's")
     group.addoption("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")
+    group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,19 +53,63 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Put the claim into every report, and skip what the kernel's definition does not expect."""
-    marker = item.get_closest_marker("claim")
-    if marker is not None:
-        item.user_properties += [("claim", marker.args[0]), ("source", marker.kwargs["source"])]
-    needed = {name for marker in item.iter_markers("needs") for name in marker.args}
-    if needed:
-        from harness.definition import load_definition
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Count claims when there are any."""
+    if any(item.get_closest_marker("claim") for item in items):
+        _claims(config).collected(items)
 
-        definition = load_definition(item.config.getoption("--kernel"))
-        absent = sorted(needed - set(definition.expects))
-        if absent:
-            pytest.skip(f"kernel {definition.name} does not expect: {', '.join(absent)}")
+
+def _claims(config: pytest.Config) -> Claims:
+    from harness import claims
+
+    found: Claims | None = config.pluginmanager.get_plugin(claims.NAME)
+    if found is None:
+        found = claims.Claims(config)
+        config.pluginmanager.register(found, claims.NAME)
+    return found
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Count claims in the process that hands tests out to workers."""
+    _claims(node.config)
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    """Skip a test whose kernel need not have what it needs; fail it when the kernel should have it."""
+    needed = {name for marker in request.node.iter_markers("needs") for name in marker.args}
+    if not needed:
+        return
+    expected = set(request.getfixturevalue("build").definition.expects)
+    if request.config.stash.get(READY_LAB, None) is not None:
+        missing = sorted(needed - expected)
+        if missing:
+            pytest.skip(f"the kernel's definition does not expect: {', '.join(missing)}")
+        return
+    found: Mapping[str, Found] = request.getfixturevalue("capabilities")
+    absent = [name for name in sorted(needed) if not found[name].present]
+    for name in absent:
+        if name in expected:
+            pytest.fail(
+                f"the kernel should have {name!r}, and has not: {found[name].evidence}", pytrace=False
+            )
+    if absent:
+        pytest.skip("; ".join(f"the kernel has no {name!r}: {found[name].evidence}" for name in absent))
+
+
+@pytest.fixture(scope="session")
+def capabilities(request: pytest.FixtureRequest, forks: Forks) -> Mapping[str, Found]:
+    """What the kernel under test can do, by name."""
+    from harness.capabilities import probe
+
+    with _steps(request) as progress:
+        found = probe(forks, progress)
+    counted = _claims(request.config)
+    counted.capabilities = {name: result.present for name, result in found.items()}
+    counted.build = forks.build.digest
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +157,14 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         yield running.pair()
 
 
+@pytest.fixture
+def mk(lab: Lab) -> Interface:
+    """The multikernel interface of ``lab``'s host kernel, call by call; its file system is mounted."""
+    from harness.capabilities import interface_of
+
+    return interface_of(lab)
+
+
 @contextmanager
 def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
     ready = request.config.stash.get(READY_LAB, None)
@@ -119,7 +175,33 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
     with ExitStack() as stack:
         with _steps(request) as progress:
             running = stack.enter_context(forks.lab(stage, progress))
+        request.node.stash[LAB] = running
+        marks = {name: console.mark for name, console in running.machine.consoles.items()}
         yield running
+        _check_end(running, marks)
+
+
+def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
+    """Fail a test whose machine ended, or whose kernels complained, without the test having said so."""
+    from harness.errors import HarnessError
+    from harness.vm.registers import registers_of
+    from harness.vm.state import Cause
+
+    machine = lab.machine
+    ended = machine.ended()
+    if ended is not None and not machine.end_awaited and machine.cause is not Cause.CLOSED:
+        try:
+            registers = "\n".join(map(str, registers_of(machine.qmp)))
+        except HarnessError as error:
+            registers = str(error)
+        raise HarnessError(f"the machine ended, and the test did not expect it: {ended}", details=registers)
+    for name, console in machine.consoles.items():
+        splat = console.unexpected(marks.get(name, 0))
+        if splat is not None:
+            _, details = console.evidence(splat)
+            raise HarnessError(
+                f"{name} complained, and the test did not expect it: {splat.line}", details=details
+            )
 
 
 @pytest.fixture
@@ -156,47 +238,18 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the consoles' last lines beside a failure."""
     report = yield
-    running = getattr(item, "funcargs", {}).get("pair")
-    if report.failed and running is not None:
-        for kernel in (running.host, running.spawned):
-            report.sections.append((f"console of {kernel.name}", kernel.console.tail(40)))
+    lab = item.stash.get(LAB, None)
+    if report.failed and lab is not None:
+        for name, console in lab.machine.consoles.items():
+            if console.mark:
+                report.sections.append((f"console of {name}", console.tail(40)))
     return report
 
 
-def verdicts(reports: Iterable[pytest.TestReport]) -> list[Verdict]:
-    """Return the verdicts on claims that a run's test reports carry."""
-    found = []
-    for report in reports:
-        # What could not be collected is no test and has no properties.
-        properties = getattr(report, "user_properties", [])
-        claims = [value for key, value in properties if key == "claim"]
-        if not claims or report.skipped or (report.when != "call" and report.passed):
-            continue
-        seen = [str(value) for key, value in properties if key == "seen"]
-        crash = getattr(report.longrepr, "reprcrash", None)
-        if crash is not None:
-            seen.append(crash.message.partition("\n")[0])
-        sources = [value for key, value in properties if key == "source"]
-        found.append(Verdict(str(claims[0]), str(sources[0]), report.passed, "; ".join(seen)))
-    return found
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of claims below the tests, and what became of machines."""
+    """Say what became of machines."""
     forks = config.stash.get(FORKS, None)
     if forks is not None:
         terminalreporter.write_line(
             f"machines: {forks.booted} booted, {forks.forked} forked, {forks.failed} forks failed to resume"
         )
-    reports = [
-        report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])
-    ]
-    found = verdicts(reports)
-    if found:
-        from rich.console import Console
-
-        from harness.report.claims import claims_table
-
-        width = None if terminalreporter.isatty else 140
-        terminalreporter.section("claims")
-        Console(file=terminalreporter._tw._file, width=width).print(claims_table(found))

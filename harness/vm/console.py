@@ -133,6 +133,11 @@ class Console:
         with self._changed:
             return self._watch.first_unexpected(since) or self._watch.panic(since)
 
+    def unexpected(self, since: int = 0) -> Splat | None:
+        """Return the first splat told after byte ``since`` that nobody expected."""
+        with self._changed:
+            return self._watch.first_unexpected(since)
+
     def trouble(self, since: int = 0) -> str | None:
         """Return the line that told of ``splat(since)``, or None."""
         splat = self.splat(since)

@@ -64,6 +64,7 @@ class Machine:
         self.accel = accel or choose()
         self.state = State.GONE
         self.cause: Cause | None = None
+        self.end_awaited = False
         self.fell_back: str | None = None
         self.argv: list[str] = []
         self.ram: BinaryIO
@@ -138,6 +139,7 @@ class Machine:
 
         The time-out is stretched by the accelerator's factor.
         """
+        self.end_awaited = True
         limit = timeout * self.accel.factor
         with self._changed:
             self._changed.wait_for(lambda: self.cause is not None, limit)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""What a build can do, found out by trying it on machines of its own; never taken from a version.
+
+Each capability is tried once for a build, on a fork, and what was found is kept in the cache. A test
+says what it needs; a definition says what its kernel is expected to have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+from filelock import FileLock
+
+from harness import paths
+from harness.errors import HarnessError
+from harness.forks import CODE, Forks
+from harness.lab import Lab
+from harness.multikernel import messaging
+from harness.multikernel.interface import Interface, Numbers
+from harness.progress import Progress
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Whether a build has a capability, and in one line what was seen."""
+
+    present: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing that a build can do. ``attempt`` returns what it saw; HarnessError means that it cannot."""
+
+    name: str
+    what: str
+    attempt: Callable[[Forks, Progress], str]
+
+
+class Absent(HarnessError):
+    """The kernel does not have the capability."""
+
+
+def _on_host(attempt: Callable[[Lab], str]) -> Callable[[Forks, Progress], str]:
+    """Make an attempt on a host kernel of its own."""
+
+    def run(forks: Forks, progress: Progress) -> str:
+        with forks.lab("booted", progress) as lab:
+            return attempt(lab)
+
+    return run
+
+
+def _on_pair(attempt: Callable[[Lab], str]) -> Callable[[Forks, Progress], str]:
+    """Make an attempt on a host kernel and a spawned one of its own."""
+
+    def run(forks: Forks, progress: Progress) -> str:
+        with forks.lab("spawned", progress) as lab:
+            return attempt(lab)
+
+    return run
+
+
+def interface_of(lab: Lab) -> Interface:
+    """Return the interface of a lab's host kernel. Raises Absent where instances have no ids."""
+    if lab.dialect.numbers is None:
+        raise Absent(f"in dialect {lab.dialect.name} instances have no ids")
+    interface = Interface(lab.host, lab.dialect.numbers)
+    interface.mount()
+    return interface
+
+
+def _spawn(lab: Lab) -> str:
+    return f"{lab.pair().spawned.name} runs Linux {lab.pair().spawned.run('uname -r')}"
+
+
+def _kimage(lab: Lab) -> str:
+    header = lab.host.read(lab.dialect.kimage).partition("\n")[0]
+    if "Start Address" not in header:
+        raise Absent(f"{lab.dialect.kimage} begins with {header!r}")
+    return f"{lab.dialect.kimage}: {' '.join(header.split())}"
+
+
+def _messages(lab: Lab) -> str:
+    pair, payloads = lab.pair(), (secrets.token_bytes(8), secrets.token_bytes(8))
+    messaging.send(pair.host, lab.dialect.to_spawned(pair.instance), payloads[0])
+    messaging.send(pair.spawned, lab.dialect.to_host, payloads[1])
+    messaging.wait_for(pair.spawned, payloads[0])
+    messaging.wait_for(pair.host, payloads[1])
+    return "one each way"
+
+
+def _instances(lab: Lab) -> str:
+    granted = lab.topology.spawned[0]
+    instance = lab.dialect.grant(lab.host, lab.topology, granted)
+    state = interface_of(lab).state(granted.name)
+    if not state:
+        raise Absent(f"there is no status of instance {granted.name}")
+    return f"{granted.name} at {instance.ram} is {state}"
+
+
+def _several(lab: Lab) -> str:
+    interface, first = interface_of(lab), lab.topology.spawned[0]
+    size = first.memory // 2
+    other = first.cpus[0] - 1
+    one = msgspec.structs.replace(first, memory=size)
+    two = msgspec.structs.replace(first, name="another", id=first.id + 1, cpus=(other,), memory=size)
+    for kernel in (one, two):
+        interface.create(kernel).require()
+        interface.load(kernel.id).require()
+    return f"ids {one.id} and {two.id} hold an image at once"
+
+
+def _remove(lab: Lab) -> str:
+    interface, granted = interface_of(lab), lab.topology.spawned[0]
+    interface.create(granted).require()
+    interface.remove(granted.name).require()
+    if granted.name in interface.names():
+        raise Absent(f"{granted.name} is still there after rmdir")
+    return f"{granted.name} is gone after rmdir"
+
+
+def _unload(lab: Lab) -> str:
+    interface, granted = interface_of(lab), lab.topology.spawned[0]
+    interface.create(granted).require()
+    interface.load(granted.id).require()
+    interface.unload(granted.id).require()
+    return f"{granted.name} is {interface.state(granted.name)} after its unloading"
+
+
+def _stopped(lab: Lab, *, force: bool) -> str:
+    granted = lab.pair().instance
+    interface = interface_of(lab)
+    if interface.numbers.halt is None or interface.numbers.force is None:
+        raise Absent(f"dialect {lab.dialect.name} knows no way to stop a kernel")
+    (interface.force if force else interface.halt)(granted.id).require()
+    return f"{granted.name} is {interface.state(granted.name)} after its end"
+
+
+def _userns(lab: Lab) -> str:
+    lab.host.run("test -e /proc/self/ns/user")
+    return "a process may be root of a user namespace"
+
+
+def _fault_injection(lab: Lab) -> str:
+    lab.host.run("test -w /proc/self/fail-nth && test -d /sys/kernel/debug/failslab")
+    return "/proc/self/fail-nth and failslab"
+
+
+def _plain(lab: Lab) -> Interface:
+    return Interface(lab.host, lab.dialect.numbers or Numbers(0, 0, 0))
+
+
+def _kexec(lab: Lab) -> str:
+    interface = _plain(lab)
+    interface.call("kexec_file_load fd:/boot/bzImage -1 1 s: 0x4", limit=20).require()
+    return f"kexec_loaded is {lab.host.read('/sys/kernel/kexec_loaded').strip()}"
+
+
+def _halt(lab: Lab) -> str:
+    return _stopped(lab, force=False)
+
+
+def _force(lab: Lab) -> str:
+    return _stopped(lab, force=True)
+
+
+_ALL = (
+    Capability("spawn", "start a second Linux beside the host", _on_pair(_spawn)),
+    Capability("kimage", "list loaded images in /proc", _on_host(_kimage)),
+    Capability("messages", "send messages from kernel to kernel", _on_pair(_messages)),
+    Capability("instances", "make instances from a device tree", _on_host(_instances)),
+    Capability("several", "hold several instances with an image each", _on_host(_several)),
+    Capability("remove", "remove an instance", _on_host(_remove)),
+    Capability("unload", "unload an instance's image", _on_host(_unload)),
+    Capability("halt", "stop a spawned kernel by asking it", _on_pair(_halt)),
+    Capability("force", "stop a spawned kernel without asking it", _on_pair(_force)),
+    Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
+    Capability("userns", "give a process a user namespace", _on_host(_userns)),
+    Capability("fault-injection", "make a system call's allocations fail", _on_host(_fault_injection)),
+)
+CAPABILITIES = {capability.name: capability for capability in _ALL}
+"""By name. To add one: a function that tries it and returns what it saw, and a row here."""
+
+
+def probe(forks: Forks, progress: Progress) -> Mapping[str, Found]:
+    """Return what the build of ``forks`` can do, by name; tried at the first call ever, then remembered.
+
+    Raises HarnessError when not even the host kernel boots.
+    """
+    file = paths.cache() / "capabilities" / f"{_digest(forks)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=dict[str, Found])
+        except (OSError, msgspec.DecodeError):
+            found = _try_all(forks, progress)
+        temporary = file.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.encode(found))
+        temporary.rename(file)
+        return found
+
+
+def _try_all(forks: Forks, progress: Progress) -> dict[str, Found]:
+    found = {}
+    with forks.lab("booted", progress), progress.step("probing what this kernel can do") as step:
+        for capability in CAPABILITIES.values():
+            step.update(capability.name)
+            try:
+                found[capability.name] = Found(True, capability.attempt(forks, progress))
+            except HarnessError as error:
+                found[capability.name] = Found(False, error.what)
+        present = [name for name, result in found.items() if result.present]
+        step.done(f"{', '.join(present) or 'nothing'}")
+    return found
+
+
+def _digest(forks: Forks) -> str:
+    patterns = (*CODE, "capabilities.py", "forks.py")
+    files = sorted(file for pattern in patterns for file in (paths.CHECKOUT / "harness").glob(pattern))
+    code = b"".join(file.read_bytes() for file in files)
+    key = f"{forks.build.digest} {msgspec.json.encode(forks.topology).decode()}"
+    return hashlib.sha256(key.encode() + code).hexdigest()[:20]

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Claims in a pytest run: which there are, which are known to fail, what became of each, the verdict.
+
+Registered by harness.plugin as soon as a run has a test with a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness import known, paths
+from harness.definition import load_definition
+from harness.errors import HarnessError
+from harness.report import suite
+from harness.report.suite import Claim, Suite
+
+NAME = "mkharness-claims"
+FEW = 25
+
+
+class Claims:
+    """Counts a run's claims; its summary is written below the tests, and into ``--claims FILE``."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.suite = Suite()
+        self.capabilities: Mapping[str, bool] = {}
+        self.build = ""
+
+    def collected(self, items: Iterable[pytest.Item]) -> None:
+        """Note the claims of tests that are going to run, and mark those that are known to fail."""
+        bugs, strict = self._known()
+        for item in items:
+            marker = item.get_closest_marker("claim")
+            if marker is None:
+                continue
+            claim = claim_of(item, marker)
+            item.user_properties.append(("claim", msgspec.json.encode(claim).decode()))
+            self.suite.collected(item.nodeid, claim)
+            bug = bugs.find(item.nodeid.partition(suite.FOLDER)[2])
+            if bug is not None:
+                reason = f"{bug.bug}: {bug.why}"
+                raises = (AssertionError, HarnessError)
+                item.add_marker(pytest.mark.xfail(reason=reason, raises=raises, strict=strict))
+
+    def _known(self) -> tuple[known.Known, bool]:
+        """Read the known bugs of the kernel under test; strict for the very series that they name."""
+        from harness.build import series
+
+        definition = load_definition(self.config.getoption("--kernel"))
+        found = known.read(definition)
+        if not found.series:
+            return found, False
+        own = None if definition.series is None else paths.KERNELS / definition.series
+        return found, series.read(self.config.getoption("--series") or own).digest in found.series
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Note what the workers are to run; the process that hands it out collects nothing."""
+        for case in ids:
+            self.suite.collected(case)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker tells of its kernel."""
+        told = getattr(node, "workeroutput", {})
+        self.build = told.get("mkharness_build", self.build)
+        self.capabilities = told.get("mkharness_capabilities", self.capabilities)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count what became of a test."""
+        count(self.suite, report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Let no run succeed that hides something; tell the other process what this one found."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output["mkharness_build"] = self.build
+            output["mkharness_capabilities"] = dict(self.capabilities)
+            return
+        if session.exitstatus == pytest.ExitCode.OK and self.objections():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        file = self.config.getoption("--claims")
+        if file:
+            Path(file).write_bytes(msgspec.json.encode(self.summary()))
+
+    def objections(self) -> list[str]:
+        """Say why this run is no success although no test failed."""
+        if self.config.getoption("--collect-only"):
+            return []
+        definition = load_definition(self.config.getoption("--kernel"))
+        return suite.objections(self.summary(), definition.skips)
+
+    def summary(self) -> suite.Summary:
+        """Return the counts so far."""
+        summary = suite.summarize(self.suite.results())
+        summary.kernel, summary.build = self.config.getoption("--kernel"), self.build
+        summary.capabilities = dict(self.capabilities)
+        return summary
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print what became of the claims, and what the kernel can do."""
+        from rich.console import Console
+
+        if self.config.getoption("--collect-only"):
+            return
+        summary = self.summary()
+        terminalreporter.section("claims")
+        width = None if terminalreporter.isatty else 160
+        display = Console(file=terminalreporter._tw._file, width=width)
+        results = self.suite.results()
+        # A run of a few is looked at whole, of many only what is not as it should be.
+        shown = results if len(results) <= FEW else [one for one in results if one.outcome != "passed"]
+        if shown:
+            display.print(suite.results_table(shown))
+        display.print(suite.counts_table(summary))
+        if self.capabilities:
+            display.print(suite.capabilities_table(summary))
+        for objection in self.objections():
+            terminalreporter.write_line(f"no success: {objection}", red=True)
+
+
+def claim_of(item: pytest.Item, marker: pytest.Mark) -> Claim:
+    """Return the claim that a test's marker makes."""
+    needs = sorted({name for mark in item.iter_markers("needs") for name in mark.args})
+    return Claim(suite.key_of(item.nodeid), marker.args[0], marker.kwargs["source"], tuple(needs))
+
+
+def count(counted: Suite, report: pytest.TestReport) -> None:
+    """Add the report of one phase of a test to a suite."""
+    properties = report.user_properties
+    claims = [str(value) for key, value in properties if key == "claim"]
+    # The report of a worker that died while it ran a test says nothing but that.
+    told_nothing = report.failed and not claims and suite.key_of(report.nodeid) in counted.claims
+    if not (claims or told_nothing) or (report.passed and report.when != "call"):
+        return
+    seen = [str(value) for key, value in properties if key == "seen"] if report.when == "call" else []
+    outcome: str = report.outcome
+    if report.skipped:
+        known_bug = getattr(report, "wasxfail", None)
+        outcome = "skipped" if known_bug is None else "known"
+        seen.append(_why_skipped(report) if known_bug is None else known_bug)
+    elif report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        seen.append((crash.message if crash is not None else str(report.longrepr)).partition("\n")[0])
+    claim = msgspec.json.decode(claims[0], type=Claim) if claims else None
+    counted.ended(report.nodeid, outcome, claim, "; ".join(seen))
+
+
+def _why_skipped(report: pytest.TestReport) -> str:
+    return str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""

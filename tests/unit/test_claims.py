@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""What becomes of claims is counted so that nothing is hidden, in one process and in several."""
+
+import msgspec
+import pytest
+
+from harness import testing
+from harness.report import suite
+from harness.report.suite import Claim, Suite, Summary
+
+pytest_plugins = "pytester"
+
+AREA = "tests/conformance/loading"
+PASSES = """
+from harness.plugin import claim
+
+@claim("it passes", source="a post")
+def test_passes(seen):
+    seen("what it saw")
+"""
+
+
+def run(pytester: pytest.Pytester, text: str, *options: str) -> tuple[pytest.RunResult, Summary]:
+    folder = pytester.path / AREA
+    folder.mkdir(parents=True)
+    (folder / "test_it.py").write_text(text)
+    (pytester.path / "pytest.ini").write_text("[pytest]\n")
+    result = pytester.runpytest_subprocess("--claims", "claims.json", *options, "tests")
+    return result, msgspec.json.decode((pytester.path / "claims.json").read_bytes(), type=Summary)
+
+
+def counts(summary: Summary) -> dict[str, int]:
+    names = ("claims", "passed", "failed", "known", "skipped", "not_run")
+    return {name: getattr(summary, name) for name in names if getattr(summary, name)}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_every_way_to_end_is_counted(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    text = (
+        PASSES
+        + """
+import pytest
+
+@claim("it fails", source="a post")
+def test_fails():
+    assert 1 == 2
+
+@claim("its machine breaks after it passed", source="a post")
+def test_fails_at_the_end(broken):
+    pass
+
+@pytest.fixture
+def broken():
+    yield
+    assert 3 == 4
+
+@claim("it is skipped", source="a post")
+@pytest.mark.parametrize("case", [1, 2])
+def test_skipped(case):
+    pytest.skip("no such thing")
+
+@claim("it is one claim with three cases", source="a post")
+@pytest.mark.parametrize("case", [1, 2, 3])
+def test_cases(case):
+    assert case != 2
+
+@claim("it fails as known", source="a post")
+@pytest.mark.xfail(reason="V9-99: it is so", strict=True)
+def test_known():
+    assert 5 == 6
+"""
+    )
+    result, summary = run(pytester, text, *workers)
+    assert result.ret == 1
+    assert counts(summary) == {"claims": 6, "passed": 1, "failed": 3, "known": 1, "skipped": 1}
+    assert counts(summary.areas["loading"]) == counts(summary)
+    assert "assert 1 == 2" in summary.failures["loading/test_it.py::test_fails"]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_a_run_that_was_cut_short_is_no_success(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    text = PASSES + "import pytest\n@claim('cut', source='')\ndef test_cut():\n    pytest.exit('now', 0)\n"
+    text += "@claim('late', source='')\ndef test_late():\n    pass\n"
+    result, summary = run(pytester, text, *workers)
+    assert result.ret != 0
+    assert summary.not_run > 0
+    assert summary.claims == 3
+
+
+def test_a_worker_that_dies_leaves_its_claim_failed(pytester: pytest.Pytester) -> None:
+    text = PASSES + "import os\n@claim('dies', source='')\ndef test_dies():\n    os._exit(0)\n"
+    result, summary = run(pytester, text, "-n", "2")
+    assert result.ret == 1
+    assert summary.outcomes["loading/test_it.py::test_dies"] == "failed"
+
+
+def test_what_nobody_asked_for_is_not_missing(pytester: pytest.Pytester) -> None:
+    text = PASSES + "@claim('other', source='')\ndef test_other():\n    assert 0\n"
+    result, summary = run(pytester, text, "-k", "passes")
+    assert result.ret == 0
+    assert counts(summary) == {"claims": 1, "passed": 1}
+
+
+def test_a_capability_that_the_kernel_should_have_is_no_skip(pytester: pytest.Pytester) -> None:
+    text = """
+import pytest
+from types import SimpleNamespace
+from harness.capabilities import Found
+from harness.plugin import claim
+
+@pytest.fixture(scope="session")
+def build():
+    return SimpleNamespace(definition=SimpleNamespace(expects=("spawn",)))
+
+@pytest.fixture(scope="session")
+def capabilities():
+    return {"spawn": Found(False, "it fell silent"), "halt": Found(False, "no such command")}
+
+@claim("expected", source="")
+@pytest.mark.needs("spawn")
+def test_expected():
+    pass
+
+@claim("not expected", source="")
+@pytest.mark.needs("halt")
+def test_not_expected():
+    pass
+"""
+    result, summary = run(pytester, text)
+    assert counts(summary) == {"claims": 2, "failed": 1, "skipped": 1}
+    assert "it fell silent" in summary.failures["loading/test_it.py::test_expected"]
+    result.stdout.fnmatch_lines(["*no 'halt': no such command*"])
+
+
+def test_more_skips_than_recorded_are_no_success() -> None:
+    summary = suite.summarize([result("a/t.py::a", "skipped"), result("a/t.py::b", "passed")])
+    assert suite.objections(summary, 1) == []
+    assert suite.objections(summary, None) == []
+    assert "1 claims were skipped" in suite.objections(summary, 0)[0]
+
+
+def test_a_run_that_checked_nothing_is_no_success() -> None:
+    assert suite.objections(suite.summarize([result("a/t.py::a", "skipped")]), None)
+
+
+def result(key: str, outcome: str) -> suite.Result:
+    return suite.Result(Claim(key, key, ""), outcome, "")
+
+
+def test_the_worst_case_is_the_claims() -> None:
+    counted = Suite()
+    claim = Claim("loading/t.py::test", "text", "source")
+    for case, outcome in (("[a]", "passed"), ("[b]", "known"), ("[c]", "skipped")):
+        counted.ended(f"tests/conformance/{claim.key}{case}", outcome, claim, "")
+    assert [one.outcome for one in counted.results()] == ["known"]
+
+
+def test_new_failures() -> None:
+    before = {"same": "failed", "worse": "passed", "skipped before": "skipped", "better": "failed"}
+    now = {
+        "same": "failed",
+        "worse": "failed",
+        "skipped before": "failed",
+        "better": "passed",
+        "new": "not_run",
+    }
+    assert testing.new_failures(now, before) == ["worse", "skipped before", "new"]
