@@ -22,13 +22,14 @@ from harness import paths
 from harness.build import clean, extra, initramfs, kconfig, kernel, source, sshd, store, worktree
 from harness.build import series as patches
 from harness.build.diff import HunkReport
+from harness.build.folder import kernel_version
 from harness.build.inputs import check_space, digest_of_bytes
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
 from harness.errors import HarnessError
 from harness.progress import Progress
 
-__all__ = ["Build", "build", "parse_base"]
+__all__ = ["Build", "build", "own_series", "parse_base"]
 
 RECIPE = "1"
 """Change this when the same inputs shall give another result: then nothing stored is used."""
@@ -112,9 +113,9 @@ def _build(
 ) -> Build:
     started = time.time()
     wishes = kconfig.read_fragments(definition.configs)
-    chosen = patches.read(series if series is not None else _own_series(definition))
     files = extra.read_files(definition)
     pristine = source.obtain((base,) if base is not None else definition.bases, progress, refresh=refresh)
+    chosen = patches.read(series if series is not None else own_series(definition, pristine.tree))
     ssh = [sshd.archive(progress)] if definition.ssh else []
     kernel_inputs = {
         "recipe": RECIPE,
@@ -217,8 +218,16 @@ def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -
     return Build(definition, digest, meta.release, entry, meta.source, reused)
 
 
-def _own_series(definition: Definition) -> Path | None:
-    return None if definition.series is None else paths.KERNELS / definition.series
+def own_series(definition: Definition, tree: Path) -> Path | None:
+    """Return where a definition's series is, or None: the quilt file for the tree's version, if there is one.
+
+    For Linux 6.12 that is ``series.6.12`` in the series' folder, beside the ``series`` for all others.
+    """
+    if definition.series is None:
+        return None
+    place = paths.KERNELS / definition.series
+    quilt = place / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
+    return quilt if quilt.is_file() else place
 
 
 def _guest_inputs(

@@ -60,7 +60,7 @@ EMPTY = Series(None, ())
 
 
 def read(path: Path | None) -> Series:
-    """Read a series from a folder or an mbox; None gives an empty one.
+    """Read a series from a folder, an mbox, or a quilt file ``series*``; None gives an empty one.
 
     Raises UsageError when there is nothing at ``path``, or nothing in it that is a patch.
     """
@@ -70,6 +70,8 @@ def read(path: Path | None) -> Series:
         if path.is_dir():
             quilt = path / "series"
             patches = _read_quilt(quilt) if quilt.is_file() else _read_folder(path)
+        elif path.name.split(".")[0] == "series":
+            patches = _read_quilt(path)
         else:
             patches = _in_order(_read_file(path))
     except OSError as error:

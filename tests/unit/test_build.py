@@ -18,7 +18,7 @@ from rich.console import Console
 
 import harness.build
 from harness import paths
-from harness.build import Build, build, store
+from harness.build import Build, build, own_series, store
 from harness.definition import Definition, GuestFile, PathBase
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
@@ -193,6 +193,22 @@ def test_every_input_counts(world, monkeypatch, change):
     told = [store.read_meta(built.folder).inputs for built in (first, second)]
     assert len(set(told[0].items()) ^ set(told[1].items())) == 2, "one input differs, and is named"
     assert world.build().reused
+
+
+@pytest.mark.parametrize(("version", "place"), [("6.12.107", "series.6.12"), ("6.1", ""), ("7.3.4", "")])
+def test_a_series_may_have_a_quilt_file_for_one_version(tmp_path, version, place):
+    numbers = zip(("VERSION", "PATCHLEVEL", "SUBLEVEL"), version.split("."), strict=False)
+    (tmp_path / "Makefile").write_text("".join(f"{name} = {number}\n" for name, number in numbers))
+    (tmp_path / "series.6.12").touch()
+    definition = Definition(
+        summary="x",
+        dialect="reference",
+        bases=(PathBase("/"),),
+        configs=("base",),
+        topology="pair",
+        series=str(tmp_path),
+    )
+    assert own_series(definition, tmp_path) == tmp_path / place
 
 
 def test_touched_files_and_comments_are_no_change(world):

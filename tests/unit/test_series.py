@@ -49,6 +49,16 @@ def test_quilt_series_rules(tmp_path):
     assert subjects(tmp_path) == ["b", "a"]
 
 
+def test_quilt_series_for_one_version(tmp_path):
+    write(tmp_path, a__patch=DIFF.format(name="a"), b__patch=DIFF.format(name="b"))
+    (tmp_path / "6.12").mkdir()
+    write(tmp_path / "6.12", first__patch=DIFF.format(name="first"))
+    (tmp_path / "series").write_text("a.patch\nb.patch\n")
+    (tmp_path / "series.6.12").write_text("6.12/first.patch\na.patch\nb.patch\n")
+    assert subjects(tmp_path) == ["a", "b"]
+    assert subjects(tmp_path / "series.6.12") == ["first", "a", "b"]
+
+
 @pytest.mark.parametrize("line", ["missing.patch", "a.patch -p0", "empty.patch"])
 def test_bad_quilt_series_is_named(tmp_path, line):
     write(tmp_path, a__patch=DIFF.format(name="a"), empty__patch="")
