@@ -102,6 +102,9 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     series: str | None = None
     """Folder of patches (with or without a quilt ``series`` file), or None for an unpatched base.
     A relative path counts from the definition's folder; in a definition that was read it is absolute."""
+    fuzz: Annotated[int, Meta(ge=0, le=3)] = 0
+    """Lines of context at each end of a hunk that need not match; each hunk must still land in the
+    function or structure that its ``@@`` line names."""
     modules: tuple[Name, ...] = ()
     """Guest kernel modules in ``initramfs/modules/`` to build against this kernel."""
     expects: tuple[Name, ...] = ()

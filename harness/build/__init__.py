@@ -21,9 +21,10 @@ import msgspec
 from harness import paths
 from harness.build import clean, extra, initramfs, kconfig, kernel, source, sshd, store, worktree
 from harness.build import series as patches
-from harness.build.diff import HunkReport
+from harness.build.apply import Applied, apply, refuse
 from harness.build.folder import kernel_version
 from harness.build.inputs import check_space, digest_of_bytes
+from harness.build.report import PatchReport
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
 from harness.errors import HarnessError
@@ -43,7 +44,7 @@ class Build:
     """A kernel ready to boot, and where its files are. ``version`` is its release, as uname says.
 
     ``vmlinux`` has the symbols; ``initrd`` is for a spawned kernel, ``host_initrd`` for the host;
-    ``apply_report`` tells how each hunk applied. ``reused`` says that nothing had to be built.
+    ``apply_report`` tells how each patch applied. ``reused`` says that nothing had to be built.
     """
 
     definition: Definition
@@ -79,10 +80,10 @@ class Build:
         return self.folder / "host-initrd.cpio"
 
     @property
-    def apply_report(self) -> tuple[HunkReport, ...]:
-        """What became of every hunk of the series."""
+    def apply_report(self) -> tuple[PatchReport, ...]:
+        """What became of every patch of the series."""
         report = (self.folder / store.REPORT).read_bytes()
-        return msgspec.json.decode(report, type=tuple[HunkReport, ...])
+        return msgspec.json.decode(report, type=tuple[PatchReport, ...])
 
 
 def build(
@@ -122,6 +123,7 @@ def _build(
         "compiler": kernel.compiler(),
         "source": pristine.digest,
         "series": chosen.digest,
+        "fuzz": str(definition.fuzz),
         "configuration": kconfig.digest(wishes),
     }
     inputs = {**kernel_inputs, **_guest_inputs(definition, initramfs.busybox(progress), files, ssh)}
@@ -129,6 +131,9 @@ def _build(
     entry = store.find(digest)
     if entry is not None:
         return _stored(definition, digest, entry, reused=True)
+    # A series that does not apply is told of at once, not when another build is done.
+    applied = apply(pristine, chosen, definition.fuzz)
+    refuse(applied)
     with store.build_lock(progress):
         entry = store.find(digest)
         if entry is None:
@@ -146,8 +151,7 @@ def _build(
                 progress,
                 digest=digest,
                 kernel_digest=store.digest(kernel_inputs),
-                pristine=pristine,
-                chosen=chosen,
+                applied=applied,
                 wishes=wishes,
                 files=files,
                 host_extras=ssh,
@@ -163,8 +167,7 @@ def _make(
     *,
     digest: str,
     kernel_digest: str,
-    pristine: source.Source,
-    chosen: patches.Series,
+    applied: Applied,
     wishes: Sequence[kconfig.Wish],
     files: Mapping[str, extra.File],
     host_extras: Sequence[bytes],
@@ -175,7 +178,7 @@ def _make(
     log = folder / "build.log"
     with store.adding(digest) as entry:
         check_space(source.BUILD_SPACE)
-        tree, report = worktree.prepare(pristine, chosen, folder, progress)
+        tree = worktree.prepare(applied, folder, progress)
         with progress.step(f"Kernel {definition.name}") as step:
             stamp = tree / worktree.OUTPUT / "mkharness-compiled"
             if stamp.exists() and stamp.read_text() == kernel_digest:
@@ -206,7 +209,7 @@ def _make(
         (entry / "bzImage").write_bytes(bzimage)
         for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):
             shutil.copyfile(file, entry / name)
-        (entry / store.REPORT).write_bytes(msgspec.json.encode(report))
+        (entry / store.REPORT).write_bytes(msgspec.json.encode(applied.report))
         store.write_meta(entry, meta, compiled.release)
     found = store.find(digest)
     assert found is not None, f"the build {digest} was made and is not there"

@@ -1,40 +1,78 @@
 # SPDX-License-Identifier: MIT
-"""Unified diffs: taken apart, applied strictly to a tree, and explained where they do not fit."""
+"""Unified diffs, taken apart: the one reader of patches, so nothing is applied that was not checked.
+
+Plain ``diff -u`` and git's format are read. What a kernel tree does not need and could harm one is
+refused: paths out of the tree or into the harness's own files, symbolic links, binary content.
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
-import subprocess
-from pathlib import Path
-
-import msgspec
+from dataclasses import dataclass, replace
 
 from harness.errors import HarnessError
 
-CLOSE = 400
-"""Lines before and behind a hunk's place in which a rejected hunk's likely home is looked for."""
+PATH_LIMIT = 4000
+"""Bytes that the path of a file may have; the kernel takes 4096 for the whole of it."""
 
-_HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(.*)$")
-_SAID = re.compile(
-    r"^Hunk #(\d+) (succeeded|FAILED|ignored|skipped) at (\d+)(?:.*\(offset (-?\d+) lines?\))?"
+CUT_OFF = b"\0cut off"
+"""Marks a last line without a line feed: a hunk that ends in one may have lost the rest of it."""
+
+_HUNK = re.compile(rb"^@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)$", re.DOTALL)
+_EXTENDED = re.compile(
+    rb"^(?:(old mode|new mode|new file mode|deleted file mode|rename from|rename to|copy from|copy to)"
+    rb" (.+)|(?:similarity|dissimilarity) index .*|index [0-9a-f]+\.\..*)$",
+    re.DOTALL,
 )
+_BINARY = re.compile(rb"^(GIT binary patch|Binary files .* differ)\r?$")
+_EPOCH = re.compile(rb"\t(1970-01-01|1969-12-31) ")
+_ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
+_LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_MODES = {b"100644": 0o644, b"100755": 0o755}
+_ADVICE = "save the mail unchanged (raw), or fetch the series with b4"
 
 
-class Hunk(msgspec.Struct, frozen=True):
-    """One hunk: its first line in the old file, and the lines that it expects there."""
+@dataclass(frozen=True)
+class Hunk:
+    """One hunk. ``lines`` begin with b" ", b"-" or b"+" and keep their line end, if they have one.
+
+    ``start`` is the line, from 1, where the old lines are said to be (before which an empty old
+    side stands: 0 is the top); ``section`` is what follows the second ``@@``.
+    """
 
     start: int
-    wanted: tuple[bytes, ...]
     section: str
+    lines: tuple[bytes, ...]
+
+    @property
+    def old(self) -> list[bytes]:
+        """The lines that the hunk expects."""
+        return [line[1:] for line in self.lines if line[:1] != b"+"]
+
+    @property
+    def lead(self) -> int:
+        """How many lines of context stand before the first change."""
+        return next((n for n, line in enumerate(self.lines) if line[:1] != b" "), len(self.lines))
+
+    @property
+    def trail(self) -> int:
+        """How many lines of context stand behind the last change."""
+        return next((n for n, line in enumerate(reversed(self.lines)) if line[:1] != b" "), 0)
 
 
-class FileDiff(msgspec.Struct, frozen=True):
-    """One file's part of a patch. ``old`` or ``new`` is None for a file that comes or goes."""
+@dataclass(frozen=True)
+class FileDiff:
+    """One file's part of a patch. ``old`` or ``new`` is None for a file that comes or goes.
+
+    ``origin`` is ``rename`` or ``copy`` when the new file is to be made from the old one, else "".
+    ``mode`` holds the permissions that the file gets, None for those it has.
+    """
 
     old: str | None
     new: str | None
-    hunks: tuple[Hunk, ...]
+    hunks: tuple[Hunk, ...] = ()
+    origin: str = ""
+    mode: int | None = None
 
     @property
     def path(self) -> str:
@@ -42,172 +80,182 @@ class FileDiff(msgspec.Struct, frozen=True):
         return self.new or self.old or "?"
 
 
-class HunkReport(msgspec.Struct, frozen=True):
-    """What became of one hunk: ``clean``, ``offset`` (by how many lines) or ``rejected`` (why)."""
-
-    patch: str
-    file: str
-    hunk: int
-    outcome: str
-    offset: int = 0
-    why: str = ""
-
-
 def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
     """Take the diffs in a patch apart; prose around them is skipped.
 
-    Raises HarnessError for a hunk that is shorter than its header says, and for a path that
-    leads out of the tree.
+    ``name`` is the patch's, for messages. Raises HarnessError for what is damaged, refused or
+    understood in no safe way.
     """
     lines = text.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    else:
+        lines[-1] += CUT_OFF
     found: list[FileDiff] = []
     at = 0
     while at < len(lines):
-        line = lines[at]
-        if line.startswith(b"diff --git "):
-            at, file = _git_header(lines, at)
-        elif line.startswith(b"--- ") and lines[at + 1 : at + 2] and lines[at + 1].startswith(b"+++ "):
-            file = FileDiff(_path(line), _path(lines[at + 1]), ())
-            at += 2
+        telling = False
+        if lines[at].startswith(b"diff --git "):
+            at, file, telling = _git_header(lines, at, name)
+        elif _is_header(lines, at):
+            file = FileDiff(None, None)
+        elif lines[at].startswith((b"diff --cc ", b"diff --combined ")):
+            raise HarnessError(f"{name} is the diff of a merge", advice="give the commits that it merged")
         else:
             at += 1
             continue
+        stripped = False
+        if _is_header(lines, at):
+            # A rename names its files already; a file that comes or goes is /dev/null here.
+            if not file.origin:
+                file = replace(file, old=_header_path(lines[at], name), new=_header_path(lines[at + 1], name))
+            stripped = lines[at].endswith(b"\r") and lines[at + 1].endswith(b"\r")
+            at += 2
         hunks: list[Hunk] = []
-        while at < len(lines) and (match := _HUNK.match(lines[at])):
-            at, hunk = _hunk(lines, at, match, f"{name}: {file.path}")
+        while at < len(lines) and lines[at].startswith(b"@@ "):
+            at, hunk = _hunk(lines, at, f"{name}: {file.path}", stripped)
             hunks.append(hunk)
-        for path in (file.old, file.new):
-            if path is not None and (path.startswith("/") or ".." in path.split("/")):
-                raise HarnessError(
-                    f"{name} changes {path}, which is outside the source", advice="do not use it"
-                )
-        if hunks or (line.startswith(b"diff --git ") and (file.old or file.new)):
-            found.append(msgspec.structs.replace(file, hunks=tuple(hunks)))
+        if hunks or telling:
+            found.append(_checked(replace(file, hunks=tuple(hunks)), name))
     return tuple(found)
 
 
-def _git_header(lines: list[bytes], at: int) -> tuple[int, FileDiff]:
-    """Read from ``diff --git`` up to the first hunk; renames and mode changes have none."""
-    words = lines[at].split(b" ")
-    if len(words) < 4:
-        return at + 1, FileDiff(None, None, ())
-    old, new = _strip(words[2]), _strip(words[-1])
+def _is_header(lines: list[bytes], at: int) -> bool:
+    return at + 1 < len(lines) and lines[at].startswith(b"--- ") and lines[at + 1].startswith(b"+++ ")
+
+
+def _git_header(lines: list[bytes], at: int, name: str) -> tuple[int, FileDiff, bool]:
+    """Read ``diff --git`` and what git adds to it; say whether that alone changes something."""
+    said: dict[bytes, bytes] = {}
+    same = _same_path(lines[at][len(b"diff --git ") :].rstrip(b"\r"))
     at += 1
-    while at < len(lines) and re.match(
-        rb"(old|new|deleted|index|similarity|dissimilarity|rename|copy) ?", lines[at]
-    ):
+    while at < len(lines) and (match := _EXTENDED.match(lines[at].rstrip(b"\r"))):
+        if match[1]:
+            said[match[1]] = match[2]
         at += 1
-    if at + 1 < len(lines) and lines[at].startswith(b"--- ") and lines[at + 1].startswith(b"+++ "):
-        return at + 2, FileDiff(_path(lines[at]), _path(lines[at + 1]), ())
-    return at, FileDiff(old, new, ())
-
-
-def _path(line: bytes) -> str | None:
-    name = line[4:].split(b"\t")[0].rstrip()
-    return None if name == b"/dev/null" else _strip(name)
-
-
-def _strip(name: bytes) -> str:
-    """Drop the first component (``a/`` or ``b/``)."""
-    text = name.decode(errors="replace")
-    return text if text.startswith("/") else text.split("/", 1)[-1]
-
-
-def _hunk(lines: list[bytes], at: int, match: re.Match[bytes], where: str) -> tuple[int, Hunk]:
-    start, old, _, new = (int(number) if number is not None else 1 for number in match.groups()[:4])
-    wanted: list[bytes] = []
-    at += 1
-    while old > 0 or new > 0:
-        line = lines[at] if at < len(lines) else b"?"
-        kind = line[:1] or b" "  # mailers strip the blank of an empty context line
-        if kind not in b" -+\\" or (kind == b" " and (old <= 0 or new <= 0)):
-            raise HarnessError(
-                f"{where}: the hunk {match[0].decode(errors='replace')} is damaged at line {at + 1}",
-                advice="save the mail unchanged (raw), or fetch the series with b4",
-            )
-        if kind in b" -":
-            wanted.append(line[1:])
-            old -= 1
-        if kind in b" +":
-            new -= 1
-        at += 1
-    while at < len(lines) and lines[at].startswith(b"\\"):
-        at += 1
-    return at, Hunk(start, tuple(wanted), match[5].decode(errors="replace").strip())
-
-
-def apply(text: bytes, name: str, tree: Path) -> list[HunkReport]:
-    """Apply a patch to ``tree``, strictly, and say what became of every hunk.
-
-    A rejected hunk is in the report, with the reason; the other hunks are applied all the same,
-    so a tree with a rejected hunk is good for nothing but looking. Hard links of changed files
-    are broken. Raises HarnessError when patch itself cannot work.
-    """
-    files = parse(text, name)
-    command = ["patch", "-p1", "--fuzz=0", "--forward", "--verbose", "--no-backup-if-mismatch"]
-    result = subprocess.run(
-        [*command, "--batch", "--reject-file=-", "-d", str(tree)],
-        input=text,
-        capture_output=True,
-        check=False,
-        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin", "QUOTING_STYLE": "literal"},
-    )
-    said = _outcomes(result.stdout.decode(errors="replace"))
-    if result.returncode > 1:
+    if at < len(lines) and _BINARY.match(lines[at]):
         raise HarnessError(
-            f"patch cannot apply {name}",
-            details=(result.stdout + result.stderr).decode(errors="replace")[-800:],
-            advice="check that the file is a patch against a kernel tree",
+            f"{name} changes {_path(same or b'a file', name)} in binary form, which is not applied here",
+            advice="put such files into the base, and leave them out of the series",
         )
-    report: list[HunkReport] = []
-    for file in files:
-        parts = said.get(file.path) or said.get(file.old or "") or [{}]
-        # A file that the patch changes twice is patched twice, in that order.
-        outcomes = parts.pop(0) if len(parts) > 1 else parts[0]
-        for number, hunk in enumerate(file.hunks, 1):
-            outcome, offset = outcomes.get(number, ("clean" if result.returncode == 0 else "rejected", 0))
-            why = _explain(file, hunk, tree, offset) if outcome == "rejected" else ""
-            report.append(HunkReport(name, file.path, number, outcome, offset, why))
-    if result.returncode == 1 and all(entry.outcome != "rejected" for entry in report):
-        raise HarnessError(f"patch rejects {name}", details=result.stdout.decode(errors="replace")[-800:])
-    return report
+    mode = None
+    for key in (b"old mode", b"new mode", b"new file mode", b"deleted file mode"):
+        if key in said:
+            if said[key] not in _MODES:
+                raise HarnessError(
+                    f"{name} gives a file the mode {said[key].decode(errors='replace')}: "
+                    "only regular files are changed, no symbolic links and no submodules",
+                    advice="put such files into the base, and leave them out of the series",
+                )
+            mode = None if key in (b"old mode", b"deleted file mode") else _MODES[said[key]]
+    for origin in ("rename", "copy"):
+        ends = [said[key] for key in (f"{origin} {end}".encode() for end in ("from", "to")) if key in said]
+        if len(ends) == 2:
+            old_path, new_path = (_path(_unquoted(end), name) for end in ends)
+            return at, FileDiff(old_path, new_path, (), origin, mode), True
+    if same is None:
+        return at, FileDiff(None, None, (), "", mode), False
+    path = _path(same, name)
+    old = None if b"new file mode" in said else path
+    new = None if b"deleted file mode" in said else path
+    return at, FileDiff(old, new, (), "", mode), bool(said)
 
 
-def _outcomes(output: str) -> dict[str, list[dict[int, tuple[str, int]]]]:
-    """Read what patch said about each hunk of each file."""
-    found: dict[str, list[dict[int, tuple[str, int]]]] = {}
-    current: dict[int, tuple[str, int]] = {}
-    for line in output.splitlines():
-        start = re.match(r"(?:patching|checking) (?:file|symbolic link) '?(.+?)'?(?: \(.*\))?$", line)
-        if start:
-            current = {}
-            found.setdefault(start[1], []).append(current)
-        elif match := _SAID.match(line):
-            offset = int(match[4] or 0)
-            outcome = ("offset" if offset else "clean") if match[2] == "succeeded" else "rejected"
-            current[int(match[1])] = (outcome, offset)
-    return found
+def _same_path(names: bytes) -> bytes | None:
+    """Return the path in ``a/PATH b/PATH``, where spaces may be part of it; None if they differ."""
+    if names.startswith(b'"'):
+        end = re.match(rb'"(?:[^"\\]|\\.)*"', names)
+        return _stripped(_unquoted(end[0])) if end else None
+    half = len(names) // 2
+    old, new = _stripped(names[:half]), _stripped(names[half + 1 :])
+    return old if old == new and names[half : half + 1] == b" " else None
 
 
-def _explain(file: FileDiff, hunk: Hunk, tree: Path, offset: int) -> str:
-    """Show the file's own lines beside those that a rejected hunk wants."""
-    head = f"at line {hunk.start} {hunk.section}".rstrip()
-    try:
-        lines = (tree / (file.old or file.path)).read_bytes().split(b"\n")
-    except OSError:
-        return f"{head}: this source has no such file"
-    if file.old is None:
-        return f"{head}: the file exists already"
-    size = len(hunk.wanted)
-    first = max(0, hunk.start - 1 + offset - CLOSE)
-    places = range(first, max(first + 1, min(len(lines), hunk.start + offset + CLOSE) - size + 1))
-    matches = {
-        at: sum(a == b for a, b in zip(lines[at : at + size], hunk.wanted, strict=False)) for at in places
-    }
-    best = max(places, key=lambda at: (matches[at], -abs(at - hunk.start)))
-    mine, theirs = (
-        [line.decode(errors="replace") for line in text] for text in (lines[best : best + size], hunk.wanted)
+def _header_path(line: bytes, name: str) -> str | None:
+    """Return the path in a ``---`` or ``+++`` line, None when it says that there is no file."""
+    raw = line[4:].rstrip(b"\r")
+    path = raw if raw.startswith(b'"') else raw.split(b"\t")[0].rstrip()
+    if path == b"/dev/null" or _EPOCH.search(raw):
+        return None
+    return _path(_stripped(_unquoted(path)), name)
+
+
+def _unquoted(path: bytes) -> bytes:
+    """Undo git's quoting of unusual names."""
+    if not (path.startswith(b'"') and path.count(b'"') > 1):
+        return path
+    inner = path[1 : path.rindex(b'"')]
+    return _ESCAPE.sub(
+        lambda m: bytes([int(m[1], 8) & 0xFF]) if len(m[1]) == 3 else _LETTERS.get(m[1], m[1]), inner
     )
-    compared = [line.rstrip() for line in difflib.ndiff(mine, theirs) if not line.startswith("?")]
-    legend = f"{head}; closest lines at {best + 1} ('-' is what the file has, '+' what the hunk wants):"
-    return "\n".join([legend, *("    " + line for line in compared)])
+
+
+def _stripped(path: bytes) -> bytes:
+    """Drop the first component (``a/`` or ``b/``), as ``patch -p1`` does."""
+    return path if path.startswith(b"/") else path.split(b"/", 1)[-1]
+
+
+def _path(raw: bytes, name: str) -> str:
+    """Return a path as text, if it is one inside the source that a patch may change."""
+    shown = raw[:200].decode(errors="backslashreplace")
+    parts = raw.split(b"/")
+    if raw.startswith(b"/") or b".." in parts:
+        why = f"{name} changes {shown}, which is outside the source"
+    elif any(part.lower() == b".git" for part in parts):
+        why = f"{name} changes {shown}, which belongs to git"
+    elif parts[0].startswith(b"mkharness-") or parts[-1].endswith(b".mkharness"):
+        why = f"{name} changes {shown}, which belongs to mkharness"
+    elif b"" in parts or b"." in parts or len(raw) > PATH_LIMIT or max(map(len, parts)) > 240:
+        why = f"{name} changes {shown}, which is no path of a file"
+    elif any(byte < 0x20 or byte == 0x7F for byte in raw) or not _is_text(raw):
+        why = f"{name} changes {shown!r}, a name with control characters or not in UTF-8"
+    else:
+        return raw.decode()
+    raise HarnessError(why, advice="do not use it before you know who made it, and why")
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _hunk(lines: list[bytes], at: int, where: str, stripped: bool) -> tuple[int, Hunk]:
+    """Read one hunk; ``stripped``: the whole patch has CR LF line ends, which are not the file's."""
+    match = _HUNK.match(lines[at])
+    if match is None:
+        raise HarnessError(f"{where}: line {at + 1} begins with @@ and is no hunk", advice=_ADVICE)
+    start, old, _, new = (int(number) if number is not None else 1 for number in match.groups()[:4])
+    kept: list[bytes] = []
+    header = lines[at][:80].decode(errors="replace")
+    at += 1
+    while old > 0 or new > 0 or (at < len(lines) and lines[at].startswith(b"\\")):
+        line = lines[at] if at < len(lines) else b"?"
+        kind = line.rstrip(b"\r")[:1] or b" "  # mailers strip the blank of an empty context line
+        if kind == b"\\" and kept:
+            kept[-1] = kept[-1].removesuffix(b"\n")
+        else:
+            old -= kind in b" -"
+            new -= kind in b" +"
+            if kind not in b" -+" or old < 0 or new < 0 or line.endswith(CUT_OFF):
+                raise HarnessError(f"{where}: the hunk {header} is damaged at line {at + 1}", advice=_ADVICE)
+            content = line[1:] if line[:1] == kind else line
+            kept.append(kind + (content.removesuffix(b"\r") if stripped else content) + b"\n")
+        at += 1
+    after = lines[at] if at < len(lines) else b""
+    if after.startswith((b"+", b"-", b" ")) and not after.startswith(b"--"):
+        raise HarnessError(
+            f"{where}: the hunk {header} has more lines than it says, at line {at + 1}", advice=_ADVICE
+        )
+    return at, Hunk(start, match[5].decode(errors="replace").strip(), tuple(kept))
+
+
+def _checked(file: FileDiff, name: str) -> FileDiff:
+    """Return a file's diff if it makes sense as a whole."""
+    if file.old is None and file.new is None:
+        raise HarnessError(f"{name} changes a file without a name", advice=_ADVICE)
+    if file.old is None and any(hunk.old for hunk in file.hunks):
+        raise HarnessError(f"{name} makes {file.new} new and expects lines in it", advice=_ADVICE)
+    return file

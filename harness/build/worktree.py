@@ -8,6 +8,7 @@ before. A new tree takes over the build folder and the times of files that did n
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import shutil
@@ -17,9 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness.build import diff
-from harness.build.series import Series
-from harness.build.source import Source
+from harness.build.apply import Applied, File, read_file
+from harness.build.report import summary
 from harness.errors import HarnessError
 from harness.progress import Progress, Step
 
@@ -35,71 +35,51 @@ class Stamp(msgspec.Struct, frozen=True):
 
     source: str
     series: str
+    fuzz: int
     touched: list[str]
-    report: list[diff.HunkReport]
 
 
-def prepare(
-    source: Source, series: Series, folder: Path, progress: Progress
-) -> tuple[Path, list[diff.HunkReport]]:
-    """Make ``folder``/linux the source with the series applied; return it and the report.
+def prepare(applied: Applied, folder: Path, progress: Progress) -> Path:
+    """Make ``folder``/linux the source with the series applied, and return it.
 
-    Call with the build lock held. Neither the source nor an earlier tree is harmed when this
-    fails. Raises HarnessError naming the patch, file and hunk that does not apply.
+    Call with the build lock held, with a series that applies (see apply.refuse). Neither the
+    source nor an earlier tree is harmed when this fails.
     """
     tree = folder / "linux"
+    source = applied.source
+    new = Stamp(source.digest, applied.series.digest, applied.fuzz, sorted(applied.files))
     old = _stamp(tree)
-    if old is not None and (old.source, old.series) == (source.digest, series.digest):
-        return tree, old.report
+    if old is not None and msgspec.structs.astuple(old)[:3] == msgspec.structs.astuple(new)[:3]:
+        return tree
     folder.mkdir(parents=True, exist_ok=True)
     with progress.step("Tree") as step:
-        scratch = folder / "patched"
-        new = _patch(source, series, scratch, step)
-        if old is not None and old.source == source.digest:
+        if old is not None and old.source == new.source:
             # Without a stamp, what a kill leaves here is made anew.
             (tree / STAMP).unlink()
             for name in {*old.touched, *new.touched}:
-                _put((scratch if name in new.touched else source.tree) / name, tree / name)
+                file = applied.files[name] if name in applied.files else read_file(source.tree, name)
+                _put(file, tree / name)
             (tree / STAMP).write_bytes(msgspec.json.encode(new))
         else:
-            _make(source, new, scratch, tree, step)
-        remove(scratch)
-        step.done(summary(series, new.report))
-    return tree, new.report
+            _make(applied, new, tree, step)
+        step.done(summary(applied.report))
+    return tree
 
 
-def _patch(source: Source, series: Series, scratch: Path, step: Step) -> Stamp:
-    """Apply a series to copies, in ``scratch``, of just the files that it touches."""
-    diffs = [file for patch in series.patches for file in diff.parse(patch.text, patch.name)]
-    touched = sorted({name for file in diffs for name in (file.old, file.new) if name is not None})
-    remove(scratch)
-    scratch.mkdir()
-    for name in touched:
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(source.tree / name):
-            shutil.copy2(source.tree / name, scratch / name, follow_symlinks=False)
-    report: list[diff.HunkReport] = []
-    for patch in series.patches:
-        step.update(f"applying {patch.subject}")
-        report += diff.apply(patch.text, patch.name, scratch)
-        _refuse_rejects(report, patch.subject, source)
-    return Stamp(source.digest, series.digest, touched, report)
-
-
-def _make(source: Source, stamp: Stamp, scratch: Path, tree: Path, step: Step) -> None:
+def _make(applied: Applied, stamp: Stamp, tree: Path, step: Step) -> None:
     """Make a tree of links to the source with the patched files in it, in place of an earlier one."""
     new = tree.with_name(f"{tree.name}.new")
     remove(new)
     step.update("linking the source")
     result = subprocess.run(
-        ["cp", "-al", "--", str(source.tree), str(new)], capture_output=True, text=True, check=False
+        ["cp", "-al", "--", str(applied.source.tree), str(new)], capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
         raise HarnessError(
             f"cannot make the tree {new}", details=result.stderr[-500:], advice="check the disk"
         )
-    for name in stamp.touched:
-        _put(scratch / name, new / name)
+    for name, file in applied.files.items():
+        _put(file, new / name)
     (new / STAMP).write_bytes(msgspec.json.encode(stamp))
     if tree.exists():
         step.update("comparing with the earlier tree")
@@ -108,27 +88,20 @@ def _make(source: Source, stamp: Stamp, scratch: Path, tree: Path, step: Step) -
     new.rename(tree)
 
 
-def _put(wanted: Path, file: Path) -> None:
-    """Make ``file`` what ``wanted`` is. One that is so already keeps its time; links are broken."""
-    if not os.path.lexists(wanted):
+def _put(wanted: File | None, file: Path) -> None:
+    """Make ``file`` what is wanted. One that is so already keeps its time; links are broken."""
+    if wanted is None:
         file.unlink(missing_ok=True)
         return
-    if _same(wanted, file):
-        return
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_IMODE(file.lstat().st_mode) == wanted.mode and file.read_bytes() == wanted.content:
+            return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.mkharness")
     temporary.unlink(missing_ok=True)
-    shutil.copy2(wanted, temporary, follow_symlinks=False)
-    os.utime(temporary, follow_symlinks=False)
+    temporary.write_bytes(wanted.content)
+    temporary.chmod(wanted.mode)
     temporary.rename(file)
-
-
-def summary(series: Series, report: list[diff.HunkReport]) -> str:
-    """Say in one line how a series applied."""
-    if not series.patches:
-        return "no patches"
-    moved = sum(1 for hunk in report if hunk.outcome == "offset")
-    return f"{len(series.patches)} patches, {len(report)} hunks, {moved} of them moved"
 
 
 def remove(tree: Path) -> None:
@@ -154,19 +127,6 @@ def _stamp(tree: Path) -> Stamp | None:
         return msgspec.json.decode((tree / STAMP).read_bytes(), type=Stamp)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def _refuse_rejects(report: list[diff.HunkReport], subject: str, source: Source) -> None:
-    rejected = [hunk for hunk in report if hunk.outcome == "rejected"]
-    if rejected:
-        first = rejected[0]
-        more = f" and {len(rejected) - 1} more" if len(rejected) > 1 else ""
-        where = f"{first.file}, hunk {first.hunk}{more}"
-        raise HarnessError(
-            f"patch {first.patch} ({subject}) does not apply to {source.version}: {where}",
-            details="\n".join(f"{hunk.file}, hunk {hunk.hunk} {hunk.why}" for hunk in rejected[:5]),
-            advice="choose the base that the series was made for with --base, or bring the patch up to date",
-        )
 
 
 def _inherit(old: Path, new: Path) -> None:

@@ -119,7 +119,7 @@ def test_build_has_everything_and_is_reused(world):
     assert "CONFIG_SMP=y" in first.config.read_text()
     assert b"module" + b"reference\n" in first.initrd.read_bytes()
     assert first.host_initrd.read_bytes().startswith(first.initrd.read_bytes())
-    assert [(hunk.file, hunk.outcome) for hunk in first.apply_report] == [("main.c", "clean")]
+    assert [(patch.files, patch.hunks) for patch in first.apply_report] == [(["main.c"], {"clean": 1})]
     assert json.loads((first.folder / "meta.json").read_text())["definition"] == "mini"
     start = time.monotonic()
     second = world.build()

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from harness.build import series, worktree
+from harness.build.apply import apply
 from harness.build.source import Source
-from harness.errors import HarnessError
 from harness.progress import Progress
 
 FILES = {"Kbuild": "", "Makefile": "VERSION = 7\n", "a.c": "one\ntwo\nthree\n", "b.c": "b\n"}
@@ -40,6 +40,10 @@ def one_patch(was: str, becomes: str, name: str = "a.c") -> series.Series:
     return series.Series(None, (series.Patch("1.patch", "subject", text.encode()),))
 
 
+def prepare(source: Source, wanted: series.Series, folder: Path, progress: Progress) -> Path:
+    return worktree.prepare(apply(source, wanted), folder, progress)
+
+
 def state(tree: Path) -> dict[str, tuple[str, int, int]]:
     return {
         p.name: (p.read_text(), p.stat().st_mtime_ns, p.stat().st_ino) for p in tree.iterdir() if p.is_file()
@@ -48,43 +52,30 @@ def state(tree: Path) -> dict[str, tuple[str, int, int]]:
 
 def test_pristine_source_is_never_modified(source, progress, tmp_path):
     before = state(source.tree)
-    tree, report = worktree.prepare(source, one_patch("two", "TWO"), tmp_path / "work", progress)
+    tree = prepare(source, one_patch("two", "TWO"), tmp_path / "work", progress)
     assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
-    assert [hunk.outcome for hunk in report] == ["clean"]
     assert state(source.tree) == before
     assert (tree / "b.c").samefile(source.tree / "b.c")
 
 
-def test_rejected_hunk_names_everything_and_leaves_the_earlier_tree(source, progress, tmp_path):
-    work = tmp_path / "work"
-    worktree.prepare(source, one_patch("two", "TWO"), work, progress)
-    with pytest.raises(HarnessError, match=r"1\.patch \(subject\).*test source.*a\.c, hunk 1") as caught:
-        worktree.prepare(source, one_patch("2", "TWO"), work, progress)
-    assert "- two" in caught.value.details
-    assert "+ 2" in caught.value.details
-    assert (work / "linux/a.c").read_text() == "one\nTWO\nthree\n"
-    assert state(source.tree)["a.c"][0] == FILES["a.c"]
-
-
 def test_same_series_again_is_the_same_tree(source, progress, tmp_path):
-    first, report = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    first = prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     inode = first.stat().st_ino
-    again, kept = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    again = prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     assert again.stat().st_ino == inode
-    assert kept == report
 
 
 def test_build_folder_and_times_survive_a_change(source, progress, tmp_path):
     two = series.Series(None, one_patch("two", "TWO").patches + one_patch("three", "x", "c.c").patches)
     (source.tree / "c.c").write_text("one\nthree\nthree\n")
-    tree, _ = worktree.prepare(source, two, tmp_path, progress)
+    tree = prepare(source, two, tmp_path, progress)
     (tree / worktree.OUTPUT).mkdir()
     (tree / worktree.OUTPUT / "a.o").touch()
     old = time.time() - 1000
     for name in ("a.c", "c.c"):
         os.utime(tree / name, (old, old))
     changed = series.Series(None, one_patch("two", "ZWEI").patches + two.patches[1:])
-    tree, _ = worktree.prepare(source, changed, tmp_path, progress)
+    tree = prepare(source, changed, tmp_path, progress)
     assert (tree / worktree.OUTPUT / "a.o").exists()
     assert (tree / "a.c").stat().st_mtime > old + 900, "a changed file must be compiled again"
     assert (tree / "c.c").stat().st_mtime == pytest.approx(old), "an unchanged one must not"
@@ -92,9 +83,9 @@ def test_build_folder_and_times_survive_a_change(source, progress, tmp_path):
 
 
 def test_file_that_reverts_to_the_pristine_one_counts_as_changed(source, progress, tmp_path):
-    worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     before = state(source.tree)
-    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    tree = prepare(source, series.EMPTY, tmp_path, progress)
     assert (tree / "a.c").read_text() == FILES["a.c"]
     assert (tree / "a.c").stat().st_mtime > OLD + 1000
     assert state(source.tree) == before
@@ -106,13 +97,13 @@ NEW_MODE = "diff --git a/b.c b/b.c\nold mode 100644\nnew mode 100755\n"
 
 def test_file_of_an_earlier_series_goes_and_of_a_new_one_comes(source, progress, tmp_path):
     adding = series.Series(None, (series.Patch("n.patch", "n", NEW_FILE.encode()),))
-    tree, _ = worktree.prepare(source, adding, tmp_path, progress)
+    tree = prepare(source, adding, tmp_path, progress)
     inode = tree.stat().st_ino
     assert (tree / "new/n.c").read_text() == "new\n"
-    worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     assert not (tree / "new/n.c").exists()
     assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
-    worktree.prepare(source, adding, tmp_path, progress)
+    prepare(source, adding, tmp_path, progress)
     assert (tree / "new/n.c").exists()
     assert (tree / "a.c").read_text() == FILES["a.c"]
     assert tree.stat().st_ino == inode, "the same source needs no new tree"
@@ -121,32 +112,32 @@ def test_file_of_an_earlier_series_goes_and_of_a_new_one_comes(source, progress,
 def test_changed_mode_is_not_that_of_the_pristine_file(source, progress, tmp_path):
     script = series.Series(None, (series.Patch("m.patch", "m", NEW_MODE.encode()),))
     for wanted, mode in ((script, 0o755), (series.EMPTY, 0o644), (script, 0o755)):
-        tree, _ = worktree.prepare(source, wanted, tmp_path, progress)
+        tree = prepare(source, wanted, tmp_path, progress)
         assert (tree / "b.c").stat().st_mode & 0o777 == mode
         assert (source.tree / "b.c").stat().st_mode & 0o777 == 0o644
 
 
 def test_tree_changed_half_way_by_a_killed_run_is_made_anew(source, progress, tmp_path):
-    tree, _ = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    tree = prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     (tree / worktree.OUTPUT).mkdir()
     (tree / worktree.STAMP).unlink()
     (tree / "a.c").write_text("half")
     (tree / "left-over.c").touch()
-    tree, _ = worktree.prepare(source, one_patch("two", "TWO"), tmp_path, progress)
+    tree = prepare(source, one_patch("two", "TWO"), tmp_path, progress)
     assert (tree / "a.c").read_text() == "one\nTWO\nthree\n"
     assert not (tree / "left-over.c").exists()
     assert (tree / worktree.OUTPUT).exists()
 
 
 def test_other_source_keeps_the_build_folder_and_touches_what_differs(source, progress, tmp_path):
-    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    tree = prepare(source, series.EMPTY, tmp_path, progress)
     (tree / worktree.OUTPUT).mkdir()
     other = tmp_path / "other"
     other.mkdir()
     for name, text in {**FILES, "b.c": "older, and other\n"}.items():
         (other / name).write_text(text)
         os.utime(other / name, (OLD - 100, OLD - 100))
-    tree, _ = worktree.prepare(Source("path", "o", "other", other), series.EMPTY, tmp_path, progress)
+    tree = prepare(Source("path", "o", "other", other), series.EMPTY, tmp_path, progress)
     assert (tree / worktree.OUTPUT).exists()
     assert (tree / "a.c").stat().st_mtime == OLD, "same content, so nothing to compile"
     assert (tree / "b.c").stat().st_mtime > OLD + 1000, "its own time would make it look compiled"
@@ -156,5 +147,5 @@ def test_other_source_keeps_the_build_folder_and_touches_what_differs(source, pr
 def test_half_made_tree_of_a_killed_run_is_not_used(source, progress, tmp_path):
     (tmp_path / "linux.new").mkdir()
     (tmp_path / "linux.new/junk").touch()
-    tree, _ = worktree.prepare(source, series.EMPTY, tmp_path, progress)
+    tree = prepare(source, series.EMPTY, tmp_path, progress)
     assert not (tree / "junk").exists()
