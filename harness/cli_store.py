@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.build import clean, inuse, store
+from harness.build import clean, inuse, report, store
 from harness.errors import UsageError
 from harness.progress import Progress
 
@@ -132,10 +131,11 @@ def _entry(name: str) -> Path:
 
 def _applied(entry: Path) -> str:
     """Say how the hunks of a build's series applied."""
-    report = msgspec.json.decode((entry / store.REPORT).read_bytes())
-    hunks = [hunk for part in report for hunk in part.get("hunks", [part])]
-    counted = Counter(str(hunk.get("outcome")) for hunk in hunks)
-    return ", ".join(f"{count} {outcome}" for outcome, count in counted.most_common()) or "no patches"
+    try:
+        found = msgspec.json.decode((entry / store.REPORT).read_bytes(), type=list[report.PatchReport])
+    except msgspec.DecodeError:
+        return "reported in an older form"
+    return report.summary(found)
 
 
 def _ago(moment: float) -> str:

@@ -24,7 +24,7 @@ from harness.build import series as patches
 from harness.build.apply import Applied, apply, refuse
 from harness.build.folder import kernel_version
 from harness.build.inputs import check_space, digest_of_bytes
-from harness.build.report import PatchReport
+from harness.build.report import PatchReport, lines
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
 from harness.errors import HarnessError
@@ -134,6 +134,8 @@ def _build(
     # A series that does not apply is told of at once, not when another build is done.
     applied = apply(pristine, chosen, definition.fuzz)
     refuse(applied)
+    for line in lines(applied.report):
+        progress.console.print(f"  {line}", markup=False)
     with store.build_lock(progress):
         entry = store.find(digest)
         if entry is None:
