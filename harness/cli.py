@@ -85,6 +85,7 @@ def bench(
     rounds: Annotated[
         int, Parameter(help="How often each thing is measured; 10 at least for a verdict.")
     ] = 10,
+    build: Annotated[bool, Parameter(help="Measure an edit and build instead of machines.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object of the figures.")] = False,
 ) -> int:
     """Measure what the harness costs, as ratios within this run."""
@@ -94,9 +95,15 @@ def bench(
     from harness.vm.accel import choose
 
     progress = Progress()
-    built = _build(kernel, series, base, progress)
-    machine = load_topology(topology or built.definition.topology)
-    figures = measuring.run(Forks(built, machine, choose(accel)), progress, rounds)
+    if build:
+        from harness import bench_build
+        from harness.definition import load_definition
+
+        figures = bench_build.run(load_definition(kernel), progress, rounds)
+    else:
+        built = _build(kernel, series, base, progress)
+        machine = load_topology(topology or built.definition.topology)
+        figures = measuring.run(Forks(built, machine, choose(accel)), progress, rounds)
     if json:
         print(msgspec.json.encode({figure.key: figure.value for figure in figures}).decode())
     else:
