@@ -191,14 +191,11 @@ def _make(
                 compiled = kernel.compile_kernel(tree, wishes, log, step)
                 stamp.write_text(kernel_digest)
         with progress.step("Guest user space") as step:
-            modules = {
-                name: kernel.compile_module(
-                    tree, paths.INITRAMFS / "modules" / name, definition.dialect, folder / "modules.log", step
-                ).read_bytes()
-                for name in definition.modules
-            }
+            wanted = [paths.INITRAMFS / "modules" / name for name in definition.modules]
+            objects = kernel.compile_modules(tree, wanted, definition.dialect, folder / "modules.log", step)
+            modules = {file.stem: file.read_bytes() for file in objects}
             tools = {
-                name: initramfs.compile_tool(name, sources)
+                name: initramfs.tool(name, sources, meta.inputs["compiler"])
                 for name, sources in initramfs.tool_sources().items()
             }
             bzimage = compiled.bzimage.read_bytes()

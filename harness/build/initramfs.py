@@ -8,10 +8,12 @@ common one.
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import jinja2
@@ -20,6 +22,7 @@ from filelock import FileLock
 from harness import paths
 from harness.build import apt, mirrors
 from harness.build.extra import File
+from harness.build.inputs import digest_of, digest_of_file
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
@@ -111,6 +114,24 @@ def compile_tool(name: str, sources: Sequence[Path]) -> bytes:
                 advice="correct its source in initramfs/; gcc needs libc6-dev (`make setup`)",
             )
         return program.read_bytes()
+
+
+def tool(name: str, sources: Sequence[Path], compiler: str) -> bytes:
+    """Return what ``compile_tool`` gives, and keep it: most builds need the same as the one before."""
+    contents = [f"{source.name} {digest_of_file(source)}" for source in sources]
+    wanted = digest_of(compiler, *CFLAGS, *contents).encode()
+    file = paths.cache() / "guest" / name
+    with suppress(OSError):
+        digest, _, program = file.read_bytes().partition(b"\n")
+        if digest == wanted:
+            return program
+    program = compile_tool(name, sources)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Complete under its name or not there, whoever else writes it now.
+    new = file.with_name(f"{name}.{os.getpid()}")
+    new.write_bytes(wanted + b"\n" + program)
+    new.rename(file)
+    return program
 
 
 def init_script(modules: Sequence[str], template: Path | None = None) -> bytes:

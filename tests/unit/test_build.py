@@ -28,7 +28,7 @@ out := $(O)
 tinyconfig: ; @echo CONFIG_MODULES=y > $(out)/.config
 olddefconfig: ; @true
 ifdef M
-modules: ; @cp $(M)/mod.c $(M)/mod.ko && echo $(MKMSG_API) >> $(M)/mod.ko
+modules: ; @cd $(M)/mod && cp mod.c mod.ko && echo $(MKMSG_API) >> mod.ko
 else
 modules: ; @true
 endif

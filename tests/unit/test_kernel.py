@@ -141,4 +141,39 @@ def test_log_without_a_known_error_shows_its_end():
 
 def test_module_that_does_not_exist_is_named(tree, step, tmp_path):
     with pytest.raises(HarnessError, match="mknone"):
-        kernel.compile_module(tree, tmp_path / "mknone", "v1", tmp_path / "log", step)
+        kernel.compile_modules(tree, [tmp_path / "mknone"], "v1", tmp_path / "log", step)
+
+
+MODULES = """
+modules: ; @for each in $$(sed 's,.* ,,; s,/,,' $(M)/Kbuild); do \\
+	test $(M)/$$each/$$each.ko -nt $(M)/$$each/$$each.c || \\
+	{ echo "  CC [M]  $$each" && cp $(M)/$$each/$$each.c $(M)/$$each/$$each.ko; }; done
+"""
+
+
+def test_guest_modules_are_compiled_again_when_they_changed_or_a_kill_may_have_cut_one(tree, step, tmp_path):
+    (tree / "Makefile").write_text(MODULES)
+    sources = [tmp_path / "sources/a", tmp_path / "sources/b"]
+    for source in sources:
+        source.mkdir(parents=True)
+        (source / "Kbuild").touch()
+        (source / f"{source.name}.c").write_text("one")
+
+    def compiled() -> list[str]:
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        objects = kernel.compile_modules(tree, sources, "v1", log, step)
+        assert [file.read_text() for file in objects] == [
+            (source / f"{source.name}.c").read_text() for source in sources
+        ]
+        return log.read_text().split()[2::3]
+
+    assert compiled() == ["a", "b"]
+    assert compiled() == []
+    (sources[1] / "b.c").write_text("two")
+    os.utime(sources[1] / "b.c", (0, 0))
+    assert compiled() == ["b"], "an older time is a change, too"
+    (tree.parent / "modules/a/a.ko").write_text("cut sho")
+    (tree.parent / "modules" / kernel.UNFINISHED).touch()
+    assert compiled() == ["a", "b"]
+    assert sorted(path.name for path in sources[0].iterdir()) == ["Kbuild", "a.c"]
