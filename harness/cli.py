@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -25,7 +24,12 @@ app = App(
 )
 
 Kernel = Annotated[str, Parameter(help="Kernel definition in kernels/, or a .toml file.")]
-Series = Annotated[Path | None, Parameter(help="Folder or mbox of patches, in place of the definition's.")]
+Series = Annotated[
+    str | None,
+    Parameter(
+        help="Patches in place of the definition's: folder, mbox, REPOSITORY:OLDER..NEWER or message-id."
+    ),
+]
 BaseText = Annotated[
     str | None,
     Parameter(help="Linux source folder, tarball or git REPOSITORY@REVISION, in place of the definition's."),
@@ -36,11 +40,12 @@ TopologyName = Annotated[
 AccelName = Annotated[Literal["auto", "kvm", "tcg"], Parameter(help="How QEMU runs the guest.")]
 
 
+app.command("harness.cli_series:app", name="series")
 app.command("harness.cli_store:app", name="store")
 
 
 def _build(
-    kernel: str, series: Path | None, base: str | None, progress: Progress, *, refresh: bool = False
+    kernel: str, series: str | None, base: str | None, progress: Progress, *, refresh: bool = False
 ) -> Build:
     from harness.build import build
     from harness.build.source import parse_base

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the kernel and the machine."""
     group = parser.getgroup("mkharness")
     group.addoption("--kernel", default="reference", help="kernel definition in kernels/, or a .toml file")
-    group.addoption("--series", type=Path, help="folder or mbox of patches, in place of the definition's")
+    group.addoption(
+        "--series", help="patches in place of the definition's: folder, mbox, REPO:OLDER..NEWER or message-id"
+    )
     group.addoption("--base", help="Linux source folder or tarball, in place of the definition's")
     group.addoption("--topology", help="topology in kernels/topologies/, in place of the definition's")
     group.addoption("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")

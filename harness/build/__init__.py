@@ -90,7 +90,7 @@ def build(
     definition: Definition,
     progress: Progress,
     *,
-    series: Path | None = None,
+    series: str | Path | None = None,
     base: Base | None = None,
     refresh: bool = False,
 ) -> Build:
@@ -110,13 +110,16 @@ def build(
 
 
 def _build(
-    definition: Definition, progress: Progress, series: Path | None, base: Base | None, refresh: bool
+    definition: Definition, progress: Progress, series: str | Path | None, base: Base | None, refresh: bool
 ) -> Build:
     started = time.time()
     wishes = kconfig.read_fragments(definition.configs)
+    # A series that was given and is wrong is told before anything is fetched.
+    chosen = patches.read(series, progress)
     files = extra.read_files(definition)
     pristine = source.obtain((base,) if base is not None else definition.bases, progress, refresh=refresh)
-    chosen = patches.read(series if series is not None else own_series(definition, pristine.tree))
+    if series is None:
+        chosen = patches.read(own_series(definition, pristine.tree), progress)
     ssh = [sshd.archive(progress)] if definition.ssh else []
     kernel_inputs = {
         "recipe": RECIPE,
@@ -143,7 +146,7 @@ def _build(
                 definition=definition.name,
                 source=pristine.version,
                 source_tree=pristine.tree.name,
-                series=str(chosen.path or ""),
+                series=chosen.place or "",
                 patches=len(chosen.patches),
                 created=started,
                 inputs=inputs,
@@ -220,15 +223,15 @@ def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -
     return Build(definition, digest, meta.release, entry, meta.source, reused)
 
 
-def own_series(definition: Definition, tree: Path) -> Path | None:
+def own_series(definition: Definition, tree: Path) -> str | Path | None:
     """Return where a definition's series is, or None: the quilt file for the tree's version, if there is one.
 
     For Linux 6.12 that is ``series.6.12`` in the series' folder, beside the ``series`` for all others.
     """
     if definition.series is None:
         return None
-    place = paths.KERNELS / definition.series
-    quilt = place / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
+    place = patches.located(definition.series, paths.KERNELS)
+    quilt = Path(place) / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
     return quilt if quilt.is_file() else place
 
 

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""A series in, patches in order out; and patches onto a tree, with a report for each hunk.
+"""A series in, patches in order out, and what there is to tell about how they were found.
 
-A series is a folder of patches (with or without a quilt ``series`` file; plain diffs or mails as
-saved from a list) or one mbox. Application is strict: a hunk may have moved, its lines may not
-have changed.
+A series is a folder of patches or mails (with or without a quilt ``series`` file, or a Maildir), one
+file (a patch, a mail, an mbox), a range of commits, or a message-id.
 """
 
 from __future__ import annotations
 
-import email
-import email.message
-import email.policy
+import os
 import re
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
-from harness.build import diff
+from harness.build import b4, diff, gitrange, mail, rolls
 from harness.build.inputs import digest_of
-from harness.errors import UsageError
+from harness.build.mail import Message
+from harness.build.rolls import LeftOut
+from harness.errors import HarnessError, UsageError
+from harness.progress import Progress
 
-SUFFIXES = (".patch", ".diff", ".eml", ".mbox", ".mail")
-_ENVELOPE = re.compile(rb"^From \S+.*\d\d:\d\d.*\d{4}.*$", re.MULTILINE)
-_TAG = re.compile(r"\[[^]]*\bPATCH\b([^]]*)\]", re.IGNORECASE)
+SUFFIXES = (".patch", ".diff", ".eml", ".mbox", ".mbx", ".mail", ".gz")
+FORMS = "a folder of patches or mails, an mbox, REPOSITORY:OLDER..NEWER, or a message-id"
+
+_BASE = re.compile(rb"^base-commit: ([0-9a-f]{12,64})[ \t\r]*$", re.MULTILINE)
+_PREREQUISITE = re.compile(rb"^prerequisite-patch-id: ([0-9a-f]{12,64})[ \t\r]*$", re.MULTILINE)
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -32,130 +35,228 @@ class Patch(msgspec.Struct, frozen=True):
     name: str
     subject: str
     text: bytes
-
-    @property
-    def number(self) -> tuple[int, int] | None:
-        """The re-roll and the number in it, from a subject like ``[PATCH v2 3/7]``."""
-        tag = _TAG.search(self.subject)
-        if tag is None:
-            return None
-        place = re.search(r"\b(\d+)/\d+", tag[1])
-        roll = re.search(r"\bv(\d+)\b", tag[1])
-        return (int(roll[1]) if roll else 1, int(place[1]) if place else 1)
+    author: str = ""
+    message_id: str = ""
 
 
-class Series(msgspec.Struct, frozen=True):
-    """Patches in the order in which they apply; ``digest`` identifies their content."""
+class Series(msgspec.Struct, frozen=True, dict=True):
+    """Patches in the order in which they apply; ``digest`` identifies their content.
 
-    path: Path | None
+    ``place`` is where the series was looked for. ``missing`` are the numbers that should be there
+    of ``total``; ``problems`` say why the series cannot be used, ``notes`` what was decided.
+    """
+
+    place: str | None
     patches: tuple[Patch, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    missing: tuple[int, ...] = ()
+    total: int = 0
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    base_commit: str = ""
+    prerequisites: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """A digest of what the patches change, whatever their files are called."""
-        return digest_of(*(patch.text.decode("latin-1") for patch in self.patches))
+        """A digest of what the patches change, whatever their files are called and say about it."""
+        changes = (Message("", "", patch.text).changes for patch in self.patches)
+        return digest_of(*(change.rstrip(b"\n").decode("latin-1") for change in changes))
 
 
 EMPTY = Series(None, ())
 
 
-def read(path: Path | None) -> Series:
-    """Read a series from a folder, an mbox, or a quilt file ``series*``; None gives an empty one.
+def read(place: str | Path | None, progress: Progress | None = None) -> Series:
+    """Read a series that is whole; None gives an empty one. What was decided is told on ``progress``.
 
-    Raises UsageError when there is nothing at ``path``, or nothing in it that is a patch.
+    Raises UsageError when nothing is at ``place``, nothing in it is a patch, a part is missing, or
+    it is not clear which patches make the series.
     """
-    if path is None:
+    if place is None:
         return EMPTY
+    found = look(place, progress)
+    refuse(found)
+    if progress is not None:
+        for line in told(found):
+            progress.console.print(f"  series: {line}", markup=False, soft_wrap=True)
+    return found
+
+
+def look(place: str | Path, progress: Progress | None = None) -> Series:
+    """Read a series as it is, with what is missing and what is wrong told in it.
+
+    Raises UsageError when nothing is at ``place`` or nothing in it is a patch.
+    """
+    text = str(place)
+    path = Path(text).expanduser()
     try:
+        if not os.path.lexists(path):
+            if gitrange.is_range(text):
+                return _from_range(text)
+            if (wanted := b4.message_id(text)) is not None:
+                with (progress or Progress(Progress.quiet_console())).step(f"Thread {wanted}") as step:
+                    return _found(text, rolls.choose(_maildir(b4.fetch(wanted, step))))
         if path.is_dir():
-            quilt = path / "series"
-            patches = _read_quilt(quilt) if quilt.is_file() else _read_folder(path)
-        elif path.name.split(".")[0] == "series":
-            patches = _read_quilt(path)
-        else:
-            patches = _in_order(_read_file(path))
+            if (path / "series").is_file():
+                return _from_quilt(path / "series", text)
+            return _found(text, rolls.choose(_folder(path)))
+        messages = mail.read_file(_regular(path))
+        if path.name.split(".")[0] == "series" and not any(message.has_diff for message in messages):
+            return _from_quilt(path, text)
+        return _found(text, rolls.choose(messages))
     except OSError as error:
-        raise UsageError(f"cannot read the series {path}: {error}", advice="correct the path") from None
-    if not patches:
+        raise UsageError(f"cannot read the series {text}: {error}", advice=f"give {FORMS}") from None
+
+
+def located(place: str, folder: Path) -> str | Path:
+    """Return a series' place as a definition names it: a relative path counts from ``folder``."""
+    elsewhere = gitrange.is_range(place) or b4.message_id(place) is not None
+    path = folder / Path(place).expanduser()
+    return place if elsewhere and not os.path.lexists(path) else path
+
+
+def told(series: Series) -> list[str]:
+    """Say in a few lines what was decided and left out; nothing when there was no choice."""
+    reasons: dict[str, int] = {}
+    for entry in series.left_out:
+        why = re.sub(r"the same as .*", "the same as another", entry.why)
+        reasons[why] = reasons.get(why, 0) + 1
+    lines = list(series.notes)
+    if reasons:
+        counts = ", ".join(f"{count} ({why})" for why, count in reasons.items())
+        lines.append(f"left out: {counts}; `mkh series show {series.place}` names them")
+    return lines
+
+
+def refuse(series: Series) -> None:
+    """Raise UsageError when something is missing from a series, or wrong with it."""
+    if series.missing:
+        names = ", ".join(f"{number}/{series.total}" for number in series.missing[:20])
+        more = ", ..." if len(series.missing) > 20 else ""
         raise UsageError(
-            f"{path} holds no patch", advice=f"give a folder with {', '.join(SUFFIXES)}, or an mbox"
+            f"{series.place}: {len(series.missing)} of {series.total} patches are missing: {names}{more}",
+            details=_details(series),
+            advice=f"add them (`mkh series show {series.place}` lists what is there), "
+            "or name the wanted files in order in a file `series` beside them",
         )
-    return Series(path, tuple(patches))
+    if series.problems:
+        raise UsageError(
+            f"{series.place}: {series.problems[0]}",
+            details="\n".join((*series.problems[1:], _details(series))).strip(),
+            advice="keep one series in one place, saved unchanged (raw); "
+            "`mkh series show` lists what is there",
+        )
 
 
-def _read_quilt(file: Path) -> list[Patch]:
-    patches: list[Patch] = []
+def _found(
+    place: str, choice: rolls.Choice, *, base: str = "", notes: Sequence[str] = (), parse: bool = True
+) -> Series:
+    """Make a series of what was chosen, its diffs checked."""
+    texts = [message.body for message in ((choice.cover,) if choice.cover else ()) + choice.messages]
+    bases = [found.decode() for text in texts for found in _BASE.findall(text)]
+    series = Series(
+        place,
+        tuple(
+            Patch(m.name, m.subject or Path(m.name).stem, m.body, m.author, m.message_id)
+            for m in choice.messages
+        ),
+        choice.left_out,
+        choice.missing,
+        choice.total,
+        (*choice.problems, *_damage(choice.messages)),
+        (*notes, *choice.notes),
+        base or (bases[0] if bases else ""),
+        tuple(found.decode() for text in texts for found in _PREREQUISITE.findall(text)),
+    )
+    if not series.patches:
+        raise UsageError(
+            f"{place} holds no patch",
+            details="\n".join((*series.problems, _details(series))).strip(),
+            advice=f"give {FORMS}; of a folder, files ending in {', '.join(SUFFIXES)} are read",
+        )
+    return series
+
+
+def _damage(messages: Sequence[Message]) -> list[str]:
+    """Name the patches whose diff cannot be taken apart, and those in which there is none."""
+    found = []
+    for message in messages:
+        if message.problem:
+            continue
+        try:
+            if not diff.parse(message.body, message.name):
+                found.append(f"{message.name} holds no diff that can be read")
+        except HarnessError as error:
+            found.append(f"{error.what} ({error.advice})")
+    return found
+
+
+def _details(series: Series) -> str:
+    listed = [f"left out: {entry.name} ({entry.subject}): {entry.why}" for entry in series.left_out[:12]]
+    if len(series.left_out) > 12:
+        listed.append(f"and {len(series.left_out) - 12} more")
+    return "\n".join(listed)
+
+
+def _from_range(place: str) -> Series:
+    found = gitrange.read_range(place)
+    choice = rolls.Choice(found.messages, tuple(LeftOut(*entry) for entry in found.left_out))
+    return _found(place, choice, base=found.base_commit, notes=found.notes)
+
+
+def _from_quilt(file: Path, place: str) -> Series:
+    """Read the patches that a quilt file names, in its order."""
+    messages: list[Message] = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        words = line.split("#", 1)[0].split()
+        words = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].split()
         if not words:
             continue
-        found = _read_file(file.parent / words[0]) if words[1:] in ([], ["-p1"]) else []
-        if not found:
+        try:
+            if words[1:] not in ([], ["-p1"]):
+                raise UsageError("only -p1 is known")
+            found = [m for m in mail.read_file(_inside(file.parent / words[0], file.parent)) if m.has_diff]
+            if not found:
+                raise UsageError("there is no patch in it")
+        except (HarnessError, OSError, ValueError) as error:
             raise UsageError(
-                f"{file}: cannot use the line {line.strip()!r}",
-                advice="each line names one file with a patch that applies with -p1",
-            )
-        patches += found
-    return patches
+                f"{file}: cannot use the line {line.strip()[:200]!r}",
+                details=str(error),
+                advice="each line names one file in this folder with a patch that applies with -p1",
+            ) from None
+        messages += found
+    problems = tuple(rolls.unusable(messages))
+    unnamed = sorted(
+        {entry.name for entry in _candidates(file.parent)} - {m.name.split(",")[0] for m in messages}
+    )
+    left_out = tuple(LeftOut(name, "", f"not in the file `{file.name}`") for name in unnamed)
+    return _found(place, rolls.Choice(tuple(messages), left_out, problems=problems))
 
 
-def _read_folder(folder: Path) -> list[Patch]:
-    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file())
-    return _in_order([patch for file in files for patch in _read_file(file)])
+def _folder(folder: Path) -> list[Message]:
+    if (folder / "cur").is_dir() and (folder / "new").is_dir():
+        return _maildir(folder)
+    return [message for file in _candidates(folder) for message in mail.read_file(_inside(file, folder))]
 
 
-def _in_order(patches: list[Patch]) -> list[Patch]:
-    """Sort by the numbers in the subjects when every patch has its own, else keep the order.
-
-    Of several re-rolls in one place the newest is taken.
-    """
-    numbers = [patch.number for patch in patches]
-    if not patches or None in numbers:
-        return patches
-    pairs = list(zip(cast(list[tuple[int, int]], numbers), patches, strict=True))
-    newest = max(number[0] for number, _ in pairs)
-    pairs = [pair for pair in pairs if pair[0][0] == newest]
-    if len({number for number, _ in pairs}) != len(pairs):
-        return [patch for _, patch in pairs]
-    return [patch for _, patch in sorted(pairs, key=lambda pair: pair[0])]
+def _candidates(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
-def _read_file(file: Path) -> list[Patch]:
-    """Read the patches of one file: a plain diff, one mail, or several as an mbox."""
-    raw = file.read_bytes()
-    starts = [match.start() for match in _ENVELOPE.finditer(raw) if _starts_mail(raw, match)]
-    if len(starts) <= 1:
-        texts = [raw[starts[0] :] if starts else raw]
-    else:
-        texts = [raw[a:b] for a, b in zip(starts, [*starts[1:], len(raw)], strict=True)]
-    patches = []
-    for text in texts:
-        subject, body = _unwrap(text)
-        if diff.parse(body, str(file)) and not subject.lower().startswith("re:"):
-            patches.append(Patch(file.name, subject or file.stem, body))
-    return patches
+def _maildir(folder: Path) -> list[Message]:
+    files = sorted(file for part in ("cur", "new") for file in (folder / part).iterdir() if file.is_file())
+    return [message for file in files for message in mail.read_file(_inside(file, folder))]
 
 
-def _starts_mail(raw: bytes, envelope: re.Match[bytes]) -> bool:
-    """Say whether headers follow an mbox envelope, so that prose starting "From " does not count."""
-    return re.match(rb"\r?\n[A-Za-z-]+:[ \t]", raw[envelope.end() : envelope.end() + 80]) is not None
+def _inside(file: Path, folder: Path) -> Path:
+    """Return ``file`` if it is one, in ``folder`` and not by a link that leads out of it."""
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{file} leads out of {folder}", advice="put the file itself into the folder of the patches"
+        )
+    return _regular(file)
 
 
-def _unwrap(text: bytes) -> tuple[str, bytes]:
-    """Return a mail's subject and its body with the transfer encoding undone; a diff as it is."""
-    if not re.match(rb"(From \S+ .*\r?\n)?([A-Za-z-]+:[ \t].*\r?\n)", text):
-        return "", text
-    if text.startswith(b"From "):
-        text = text.split(b"\n", 1)[1]
-    mail = email.message_from_bytes(text, policy=email.policy.default)
-    subject = " ".join(str(mail["Subject"] or "").split())
-    bodies = [
-        cast(bytes, part.get_payload(decode=True))
-        for part in mail.walk()
-        if part.get_content_maintype() == "text" and part.get_content_subtype() != "html"
-    ]
-    if not subject or not bodies:
-        return "", text
-    # Mail ends its lines with CR LF; a diff of a CR LF file would have CR CR LF.
-    body = b"\n".join(bodies).replace(b"\r\n", b"\n")
-    return subject, re.sub(rb"^>(>*From )", rb"\1", body, flags=re.MULTILINE)
+def _regular(file: Path) -> Path:
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{file} is no regular file", advice=f"give {FORMS}")
+    return file

@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from harness.build import series
+from harness import paths
+from harness.build import rolls, series
 from harness.errors import UsageError
+from harness.progress import Progress
 
 DIFF = "--- a/{name}\n+++ b/{name}\n@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n"
 
@@ -70,17 +78,51 @@ def test_bad_quilt_series_is_named(tmp_path, line):
 def test_mails_sort_by_number_not_by_name(tmp_path):
     write(
         tmp_path,
-        a__eml=mail("[PATCH v2 10/10] last"),
-        b__eml=mail("[PATCH v2 2/10] second"),
-        c__eml=mail("[RFC PATCH v2 1/10] first"),
-        d__eml=mail("[PATCH v2 00/10] cover", body="no diff here\n"),
-        e__eml=mail("Re: [PATCH v2 2/10] second"),
+        a__eml=mail("[PATCH v2 3/3] last"),
+        b__eml=mail("[PATCH v2 2/3] second"),
+        c__eml=mail("[RFC PATCH v2 1/3] first"),
+        d__eml=mail("[PATCH v2 0/3] cover", body="no diff here\n"),
+        e__eml=mail("Re: [PATCH v2 2/3] second"),
     )
-    assert subjects(tmp_path) == [
-        "[RFC PATCH v2 1/10] first",
-        "[PATCH v2 2/10] second",
-        "[PATCH v2 10/10] last",
-    ]
+    assert subjects(tmp_path) == ["[RFC PATCH v2 1/3] first", "[PATCH v2 2/3] second", "[PATCH v2 3/3] last"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "read"),
+    [
+        ("[PATCH] x", ("x", (1, 0), None, 0)),
+        ("[PATCH 3/7] x", ("x", (1, 0), 3, 7)),
+        ("[RFC Patch v2 03/16] kexec: x", ("kexec: x", (2, 0), 3, 16)),
+        ("[PATCHv3 1/2] x", ("x", (3, 0), 1, 2)),
+        ("[PATCH V4 1/2] x", ("x", (4, 0), 1, 2)),
+        ("[PATCH v2.1 1/2] x", ("x", (2, 1), 1, 2)),
+        ("[RFC v2 1/2] x", ("x", (2, 0), 1, 2)),
+        ("[RFC][PATCH 1/2] x", ("x", (1, 0), 1, 2)),
+        ("[PATCH 1/2] [v2] x", ("x", (2, 0), 1, 2)),
+        ("[linux-mm] [PATCH RESEND net-next v2 1/2] [fix] x", ("x", (2, 0), 1, 2)),
+        ("[PATCH 6.12 01/99] x", ("x", (1, 0), 1, 99)),
+        ("[PATCH 1 / 2] x", ("x", (1, 0), 1, 2)),
+        ("[tip: x86/urgent] x", None),
+        ("[syzbot] x", None),
+        ("PATCH 1/2 x", None),
+        ("Re: [PATCH 1/2] x", None),
+    ],
+)
+def test_brackets_before_a_subject_say_which_part_it_is(subject, read):
+    found = rolls.tag(subject)
+    assert (found and (found.title, found.roll, found.number, found.total)) == read
+
+
+@pytest.mark.parametrize(
+    "subject", ["Re: [PATCH 1/2] x", "RE:x", "Fwd: x", "[bot] Re: [PATCH 1/2] x", "AW: x", "Re[2]: x"]
+)
+def test_replies_are_known(subject):
+    assert rolls.is_reply(subject)
+
+
+@pytest.mark.parametrize("subject", ["Reset: x", "x Re: y", "[PATCH] x: re: y", "[PATCH 1/2] refs: x"])
+def test_not_everything_with_re_is_a_reply(subject):
+    assert not rolls.is_reply(subject)
 
 
 def test_mbox_with_two_re_rolls_gives_the_newer(tmp_path):
@@ -129,6 +171,113 @@ def test_digest_goes_by_content(tmp_path):
         folder.mkdir()
         (folder / name).write_text(DIFF.format(name=content))
     assert series.read(one).digest == series.read(two).digest != series.read(three).digest
+
+
+THREAD = (
+    ("[PATCH 0/2] cover", "What for.\n\nbase-commit: 0123456789abcdef0123456789abcdef01234567\n"
+     "prerequisite-patch-id: fedcba9876543210fedcba9876543210fedcba98\n"),
+    ("[PATCH v2 2/2] b", None),
+    ("Re: [PATCH v2 2/2] b", "Fine.\n"),
+    ("[PATCH 2/2] b", None),
+    ("[PATCH v2 0/2] cover", "Why.\n\nbase-commit: 89abcdef0123456789abcdef0123456789abcdef\n"
+     "prerequisite-patch-id: 0123456789abcdef0123456789abcdef01234567\n"),
+    ("[PATCH v2 1/2] a", None),
+    ("[PATCH 1/2] a", None),
+)  # fmt: skip
+
+
+@pytest.fixture
+def thread(tmp_path):
+    box = tmp_path / "thread.mbox"
+    box.write_text("".join(mail(subject, body=text) for subject, text in THREAD))
+    return box
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, "-c", "from harness.cli import main; main()", *words], text=True,
+                          capture_output=True, check=False, env=os.environ | {"COLUMNS": "200"})  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_choice_is_told_where_progress_is(thread):
+    screen = io.StringIO()
+    series.read(thread, Progress(Console(file=screen, width=200)))
+    said = screen.getvalue()
+    assert "v2 is taken, the newest of v1, v2" in said
+    assert "left out: 1 (a reply), 3 (v1; v2 is newer), 1 (a cover letter)" in said
+    assert f"mkh series show {thread}" in said
+
+
+def test_where_nothing_was_chosen_nothing_is_told(tmp_path):
+    write(tmp_path, a__patch=DIFF.format(name="a"))
+    screen = io.StringIO()
+    series.read(tmp_path, Progress(Console(file=screen)))
+    assert screen.getvalue() == ""
+
+
+def test_the_base_is_that_of_the_chosen_version(thread):
+    found = series.read(thread)
+    assert found.base_commit == "89abcdef0123456789abcdef0123456789abcdef"
+    assert found.prerequisites == ("0123456789abcdef0123456789abcdef01234567",)
+
+
+def test_show_lists_what_there_is_to_know(thread):
+    status, out, _ = run("series", "show", str(thread))
+    assert status == 0
+    for text in (
+        "[PATCH v2 1/2] a",
+        "A Developer",
+        "a.c",
+        "base commit: 89abcdef",
+        "0123456789abcdef",
+        "a reply",
+    ):
+        assert text in out
+    assert out.index("[PATCH v2 1/2]") < out.index("[PATCH v2 2/2]")
+
+
+def test_show_gives_json(thread):
+    status, out, _ = run("series", "show", str(thread), "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert [patch["subject"] for patch in found["patches"]] == ["[PATCH v2 1/2] a", "[PATCH v2 2/2] b"]
+    assert found["patches"][0]["files"] == [{"path": "a.c", "added": 1, "removed": 1}]
+    assert found["digest"] == series.read(thread).digest
+    assert len(found["left_out"]) == 5
+
+
+def test_show_names_what_is_missing_and_fails(tmp_path):
+    (tmp_path / "a.mbox").write_text(mail("[PATCH 1/3] a") + mail("[PATCH 3/3] c"))
+    status, out, _ = run("series", "show", str(tmp_path / "a.mbox"))
+    assert status == 1
+    assert "missing: 2/3" in out
+    assert "[PATCH 3/3] c" in out
+    assert json.loads(run("series", "show", str(tmp_path / "a.mbox"), "--json")[1])["missing"] == [2]
+
+
+def test_show_takes_a_definition_too():
+    status, out, _ = run("series", "show", "reference", "--json")
+    assert status == 0
+    assert json.loads(out)["digest"] == series.read(paths.KERNELS / "reference").digest
+    assert run("series", "show", "rfc-v1")[0] == 2
+
+
+def test_show_of_nothing_is_a_usage_error(tmp_path):
+    status, _, errors = run("series", "show", str(tmp_path / "missing"))
+    assert status == 2
+    assert "What to do:" in errors
+
+
+def test_a_definition_may_name_any_place(tmp_path):
+    assert series.located("reference", tmp_path) == tmp_path / "reference"
+    assert series.located("/x/y", tmp_path) == Path("/x/y")
+    for place in (
+        "git:/linux:v1..v2",
+        "/linux:v1..v2",
+        "<1@example.org>",
+        "https://lore.kernel.org/r/1@example.org",
+    ):
+        assert series.located(place, tmp_path) == place
 
 
 def test_nothing_is_a_usage_error(tmp_path):
