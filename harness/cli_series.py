@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from harness import paths
 from harness.build import series as patches
 from harness.definition import load_definition
 from harness.errors import UsageError
-from harness.progress import Progress
+from harness.progress import LOG_WIDTH, Progress
 from harness.report.patches import as_table, as_values
 
 app = App(name="series", help="Look at a patch series.", version_flags=[])
@@ -35,7 +37,9 @@ def show(
     if json:
         print(msgspec.json.encode(as_values(found)).decode())
     else:
-        Console(highlight=False).print(as_table(found))
+        # A pipe has no width; 80 columns would cut paths in two.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
+        Console(highlight=False, width=width).print(as_table(found))
     return 1 if found.missing or found.problems else 0
 
 

@@ -118,8 +118,9 @@ def _join(folder: Path, name: bytes) -> bytes:
 
 
 def _git(folder: Path, *words: str) -> bytes | None:
-    command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *words]
-    # Without this, git writes what it finds out into the user's index.
+    # Without these two, git writes what it finds out into the user's index; `diff` minds only the first.
+    quiet = ["-c", "diff.autoRefreshIndex=false"]
+    command = ["git", *quiet, "-c", f"safe.directory={folder}", "-C", str(folder), *words]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         result = subprocess.run(command, capture_output=True, check=False, env=environment)

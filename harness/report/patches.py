@@ -44,19 +44,21 @@ def as_values(series: Series) -> dict[str, Any]:
 
 def as_table(series: Series) -> RenderableType:
     """Return the series in its order, then what is missing, wrong, left out and noted."""
-    table = Table(expand=True, title=Text(printable(str(series.place))), title_justify="left")
+    table = Table(title=Text(printable(str(series.place))), title_justify="left")
     table.add_column("", justify="right")
-    table.add_column("patch", ratio=5)
-    table.add_column("+", justify="right", style="green")
-    table.add_column("-", justify="right", style="red")
-    table.add_column("file", ratio=4)
+    table.add_column("patch", overflow="fold")
+    table.add_column("files", overflow="fold")
     for number, patch in enumerate(series.patches, 1):
-        files = files_of(patch)
         about = Text(printable(patch.subject))
         for line in (patch.author, patch.message_id):
             about.append(f"\n{printable(line)}" if line else "", style="dim")
-        columns = [Text("\n".join(printable(str(file[at])) for file in files)) for at in (1, 2, 0)]
-        table.add_row(str(number), about, *columns, end_section=True)
+        files = Table.grid(padding=(0, 1, 0, 0))
+        files.add_column(justify="right", style="green")
+        files.add_column(justify="right", style="red")
+        files.add_column(overflow="fold")
+        for path, added, removed in files_of(patch):
+            files.add_row(f"+{added}", f"-{removed}", Text(printable(path)))
+        table.add_row(str(number), about, files, end_section=True)
     lines = [Text(f"missing: {number}/{series.total}", style="bold red") for number in series.missing]
     lines += [Text(printable(problem), style="red") for problem in series.problems]
     lines += [Text(printable(note)) for note in series.notes]
