@@ -7,14 +7,16 @@ call; nothing is raised when the kernel refuses. ``..._call`` gives the same cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.definition import SpawnedKernel
+from harness.errors import HarnessError
+from harness.model import Region
 from harness.multikernel import calls
 from harness.multikernel.calls import Outcome
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.kernel import Kernel
+from harness.multikernel.kimage import Image, parse_kimage
 
 MOUNT = "/sys/fs/multikernel"
 MAGIC1, MAGIC2 = 0xFEE1DEAD, 672274793
@@ -134,6 +136,17 @@ class Interface:
         """Return what an instance's ``status`` says; empty when there is none."""
         return self.host.run(f"cat {MOUNT}/instances/{name}/status 2>/dev/null || true")
 
-    def names(self) -> Sequence[str]:
+    def images(self) -> tuple[Image, ...]:
+        """Return what /proc/kimage lists."""
+        return parse_kimage(self.host.read("/proc/kimage"))
+
+    def region(self, name: str) -> Region:
+        """Return the memory of an instance, as /proc/iomem names it."""
+        found = [r.region for r in self.host.iomem() if f"-{name}-region-" in r.name]
+        if len(found) != 1:
+            raise HarnessError(f"/proc/iomem should name one region of {name}, not {len(found)}")
+        return found[0]
+
+    def names(self) -> list[str]:
         """Return the names of all instances, sorted."""
         return sorted(self.host.run(f"ls {MOUNT}/instances").split())

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""What the suite's tests start from: instances that were made, and what a host looked like before."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.definition import SpawnedKernel, Topology
+from harness.forks import Forks
+from harness.lab import Lab
+from harness.multikernel.interface import Interface
+
+SMALL = 64 << 20
+"""Bytes of memory that a kernel is loaded into where it need not get far."""
+
+
+@pytest.fixture
+def topology(forks: Forks) -> Topology:
+    """The machine that the tests run on."""
+    return forks.topology
+
+
+@pytest.fixture
+def alpha(lab: Lab) -> SpawnedKernel:
+    """A grant of the machine's last CPU and a little memory, id 1, of which no instance is made yet."""
+    return SpawnedKernel("alpha", 1, (lab.topology.vcpus - 1,), SMALL)
+
+
+@pytest.fixture
+def bravo(lab: Lab) -> SpawnedKernel:
+    """Another such grant, of the CPU before, with id 2."""
+    return SpawnedKernel("bravo", 2, (lab.topology.vcpus - 2,), SMALL)
+
+
+@pytest.fixture
+def ready(mk: Interface, alpha: SpawnedKernel) -> SpawnedKernel:
+    """``alpha`` as an instance without an image."""
+    mk.create(alpha).require()
+    return alpha
+
+
+@pytest.fixture
+def loaded(mk: Interface, ready: SpawnedKernel) -> SpawnedKernel:
+    """``alpha`` as an instance with an image."""
+    mk.load(ready.id).require()
+    return ready
