@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What a host kernel has and lists at one moment, to be compared with later: nothing may be lost.
+
+Memory and slab objects wander a little whatever happens, so leaks are looked for over many rounds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.multikernel.interface import MOUNT
+from harness.multikernel.kernel import Kernel
+
+_READ = f"""
+# What is freed after a grace period is free by then.
+sleep 0.3
+echo 3 >/proc/sys/vm/drop_caches
+echo "== online"; cat /sys/devices/system/cpu/online
+echo "== iomem"; cat /proc/iomem
+echo "== images"; cat /proc/kimage /proc/multikernel 2>/dev/null
+echo "== files"; find {MOUNT} 2>/dev/null | sort
+echo "== modules"; cat /proc/modules
+echo "== free"; grep -E '^(MemFree|MemAvailable|Slab|SUnreclaim|VmallocUsed|Percpu):' /proc/meminfo
+"""
+
+
+@dataclass(frozen=True)
+class Census:
+    """What must be the same again (``lists``, by name), and counters of memory in KiB (``memory``)."""
+
+    lists: dict[str, str]
+    memory: dict[str, int]
+
+    def lost_since(self, before: Census) -> list[str]:
+        """Return, a line each, what of the lists is not as it was."""
+        found = []
+        for name, text in before.lists.items():
+            old, new = text.splitlines(), self.lists[name].splitlines()
+            found += [f"{name}: gone: {line}" for line in old if line not in new]
+            found += [f"{name}: new: {line}" for line in new if line not in old]
+        return found
+
+
+def take(host: Kernel) -> Census:
+    """Take a census of a host kernel; its caches are dropped before."""
+    sections = re.split(r"^== (\w+)\n", host.run(_READ), flags=re.MULTILINE)[1:]
+    lists = dict(zip(sections[::2], sections[1::2], strict=True))
+    memory = {key: int(value) for key, value in re.findall(r"^(\w+): +(\d+) kB", lists.pop("free"), re.M)}
+    return Census(lists, memory)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How much less memory was free after some rounds, in KiB for each round."""
+
+    rounds: int
+    per_round: dict[str, float]
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {amount:+.1f}" for name, amount in self.per_round.items())
+        return f"KiB a round over {self.rounds} rounds: {told}"
+
+
+def leak(host: Kernel, action: Callable[[], object], *, warm_up: int, rounds: int) -> Leak:
+    """Repeat an action, and return by how much the kernel's memory changed for each time.
+
+    The first ``warm_up`` times do not count: caches and pools fill.
+    """
+    for _ in range(warm_up):
+        action()
+    before = take(host)
+    for _ in range(rounds):
+        action()
+    after = take(host)
+    return Leak(rounds, {key: (after.memory[key] - was) / rounds for key, was in before.memory.items()})
