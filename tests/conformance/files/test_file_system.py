@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The multikernel file system: what its files say, and what must not be done to them."""
+
+import fdt
+import pytest
+
+from harness.definition import SpawnedKernel
+from harness.lab import Lab
+from harness.multikernel import calls
+from harness.multikernel.interface import MOUNT, Interface
+from harness.plugin import Seen, claim
+
+pytestmark = pytest.mark.needs("instances")
+
+
+@claim("an instance's files tell its id and state", source="RFC v2 08/16: instances/<name>/")
+def test_instance_files(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    folder = f"{MOUNT}/instances/{ready.name}"
+    id, status = (mk.host.read(f"{folder}/{name}") for name in ("id", "status"))
+    seen(f"id {id!r}, status {status!r}")
+    assert (id, status) == (f"{ready.id}", "ready")
+
+
+@claim("an instance's CPUs go offline, its memory is named in /proc/iomem", source="RFC v2 04/16, 06/16")
+def test_resources(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    online = lab.host.read("/sys/devices/system/cpu/online").strip()
+    region = mk.region(ready.name)
+    seen(f"online {online}; {region}")
+    assert str(ready.cpus[0]) not in online.replace("-", ",").split(","), "its CPU is online in the host"
+    assert region.size == ready.memory
+    assert lab.topology.pool.region.contains(region)
+
+
+@claim(
+    "what is read from device_tree is a device tree of the instances",
+    source="multikernel tree: device_tree is generated from the live state",
+)
+@pytest.mark.needs("several")
+def test_read_back(mk: Interface, ready: SpawnedKernel, bravo: SpawnedKernel, seen: Seen) -> None:
+    mk.create(bravo).require()
+    made = fdt.parse_dtb(mk.host.channel.get(f"{MOUNT}/device_tree"))
+    names = sorted(node.name for node in made.get_node("/instances").nodes)
+    seen(f"instances {names}")
+    assert names == [ready.name, bravo.name]
+    for kernel in (ready, bravo):
+        path = f"/instances/{kernel.name}"
+        assert made.get_property("id", path).value == kernel.id
+        assert made.get_property("cpus", f"{path}/resources").data == list(kernel.cpus)
+
+
+@claim(
+    "nothing is made, named anew or taken away but by its own means", source="RFC v2 08/16: mkdir is EPERM"
+)
+def test_foreign_changes(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    folder = f"{MOUNT}/instances"
+    lines = [
+        f"mkdir s:{folder}/new 0755", f"mkdir s:{MOUNT}/new 0755", f"rmdir s:{folder}", f"rmdir s:{MOUNT}",
+        f"open s:{folder}/new 0x41 0644", f"rename s:{folder}/{ready.name} s:{folder}/other",
+        f"unlink s:{folder}/{ready.name}/id", f"unlink s:{MOUNT}/device_tree", f"symlink s:/ s:{folder}/link",
+        f"link s:{MOUNT}/device_tree s:{folder}/link", f"ftruncate fdrw:{folder}/{ready.name}/status 0",
+        f"write fdw:{folder}/{ready.name}/id hex:32 1", f"mmap 0 4096 3 1 fd:{folder}/{ready.name}/id 0",
+        f"rmdir s:{folder}/nowhere",
+    ]  # fmt: skip
+    before = mk.host.run(f"find {MOUNT} | sort")
+    outcomes = calls.calls(mk.host, lines)
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    taken = [str(outcome) for outcome in outcomes if outcome.ok]
+    assert not taken, "\n".join(taken)
+    assert mk.host.run(f"find {MOUNT} | sort") == before
+    assert mk.state(ready.name) == "ready"
+
+
+@claim("other users read no instance into being, and remove none", source="interface sheet PS-N1")
+def test_other_users(mk: Interface, ready: SpawnedKernel, bravo: SpawnedKernel, seen: Seen) -> None:
+    mk.host.run("chmod 644 /run/tree.dtb")
+    lines = [
+        f"uid:1000 {mk.write_tree_call('/run/tree.dtb')}",
+        f"uid:1000 {mk.remove_call(ready.name)}",
+        f"uid:1000 chmod s:{MOUNT}/device_tree 0777",
+    ]
+    outcomes = calls.calls(mk.host, lines)
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert {outcome.error for outcome in outcomes} <= {"EPERM", "EACCES"}, "\n".join(map(str, outcomes))
+    assert mk.names() == [ready.name]
+
+
+@claim("mounted twice it is the same file system", source="interface sheet PS-P2")
+@pytest.mark.needs("remove")
+def test_mounted_twice(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    mk.host.run("mkdir /run/second; mount -t multikernel none /run/second")
+    both = [mk.host.run(f"cat {root}/instances/*/status") for root in (MOUNT, "/run/second")]
+    mk.call(f"rmdir s:/run/second/instances/{ready.name}").require()
+    seen(f"{both}, then {mk.names()}")
+    assert both == ["ready", "ready"]
+    assert mk.names() == []
+    mk.host.run("umount /run/second")
+    mk.create(ready).require()
+
+
+@claim("instances outlive the unmounting of their file system", source="interface sheet PS-P2")
+def test_unmounted(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    busy = mk.host.run(
+        f"sleep 20 <{MOUNT}/device_tree & umount {MOUNT} 2>/dev/null && echo gone || echo busy; kill $!"
+    )
+    mk.host.run(f"while umount {MOUNT} 2>/dev/null; do :; done; ! grep -q ' {MOUNT} ' /proc/mounts")
+    mk.mount()
+    seen(f"while a file was open: {busy}; mounted again: {ready.name} is {mk.state(ready.name)}")
+    assert busy == "busy"
+    assert mk.state(ready.name) == "ready"
+
+
+@claim("options that it does not have are refused", source="mount(2): EINVAL")
+def test_mount_options(mk: Interface, seen: Seen) -> None:
+    mk.host.run("mkdir -p /run/other")
+    lines = [
+        f"mount s:none s:/run/other s:multikernel 0 s:{option}" for option in ("nonsense", "size=1", "%ff")
+    ]
+    outcomes = calls.calls(mk.host, lines)
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert {outcome.error for outcome in outcomes} == {"EINVAL"}, "\n".join(map(str, outcomes))
+
+
+@claim("nobody mounts it in a namespace of his own", source="interface sheet PS-P2: must be EPERM")
+@pytest.mark.needs("userns")
+def test_user_namespace(mk: Interface, seen: Seen) -> None:
+    mk.host.run("mkdir -p /run/other && chmod 777 /run/other")
+    outcome = mk.call("uid:1000 userns mount s:none s:/run/other s:multikernel 0 null")
+    seen(outcome.error or "accepted")
+    assert outcome.error == "EPERM"
+
+
+@claim(
+    "readers are served while instances come and go",
+    source="known bug V2-14: a status is read after it was freed",
+)
+@pytest.mark.needs("remove")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_readers_against_removal(
+    lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen, seed: int
+) -> None:
+    folder = f"{MOUNT}/instances/{ready.name}"
+    files = mk.host.run(f"ls {folder}").split()
+    loops = [f"{mk.remove_call(ready.name)};{mk.write_tree_call('/run/tree.dtb')}"]
+    loops += [f"read fd:{folder}/{name} out:4096 4096" for name in files]
+    loops += [f"read fd:{MOUNT}/device_tree out:4096 4096", "read fd:/proc/iomem out:4096 4096"]
+    steps = calls.race(lab.host, loops, seed=seed, seconds=3)
+    for step in steps:
+        seen(str(step))
+        assert set(step.ended) <= {"", "ENOENT", "ENODEV", "EEXIST"}, step
+    removed = next(step for step in steps if step.call.startswith("rmdir"))
+    assert removed.ended.get(""), "nothing was removed"

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""reboot(2) with the multikernel commands and everything wrong about them: refused, and nothing hangs."""
+
+import pytest
+
+from harness.definition import SpawnedKernel
+from harness.lab import Lab
+from harness.multikernel import calls
+from harness.multikernel.dialect import REBOOT_CMD_START
+from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
+from harness.plugin import Seen, claim
+
+
+def start(
+    pointer: str, *, magic1: int = MAGIC1, magic2: int = MAGIC2, command: int = REBOOT_CMD_START
+) -> str:
+    return f"reboot {magic1:#x} {magic2} {command:#x} {pointer}"
+
+
+def commands(mk: Interface) -> list[int]:
+    numbers = mk.numbers
+    return [number for number in (numbers.start, numbers.halt, numbers.force) if number is not None]
+
+
+POINTERS = ("null", "unmapped", "kernel", "noncanonical", "hex:0100", "hex:010000")
+"""Where no argument can be read: the last two end a byte or two too early, before an unmapped page."""
+
+
+@claim(
+    "a start with a pointer to nowhere is refused, and the next call of reboot(2) does not hang",
+    source="known bug V1-02: the mutex is not released",
+)
+def test_pointer_to_nowhere(lab: Lab, seen: Seen) -> None:
+    lines = [start(pointer) for pointer in POINTERS]
+    # CAD_OFF changes nothing, and needs the same lock.
+    outcomes = calls.calls(lab.host, [*lines, start("null", command=0)])
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert [outcome.error for outcome in outcomes] == ["EFAULT"] * len(lines) + [""], "\n".join(
+        map(str, outcomes)
+    )
+
+
+@claim("every multikernel command refuses a pointer to nowhere", source="reboot(2): EFAULT")
+@pytest.mark.needs("instances", "halt")
+def test_every_command(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    for command in commands(mk):
+        for pointer in POINTERS:
+            outcome = mk.call(start(pointer, command=command))
+            assert outcome.error == "EFAULT", outcome
+    seen(f"{len(commands(mk))} commands, {len(POINTERS)} pointers; {loaded.name} is {mk.state(loaded.name)}")
+    assert mk.state(loaded.name) == "loaded"
+
+
+@claim("an id that no instance has starts nothing", source="RFC v2 08/16: start by id")
+@pytest.mark.needs("instances")
+def test_unknown_id(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    ids = (0, 2, 2047, 2048, 0x7FFFFFFF, -1, -2147483648, loaded.id + (1 << 16))
+    wrong = []
+    for command in commands(mk):
+        for id in ids:
+            outcome = mk.call(mk.reboot_call(command, id))
+            if outcome.error not in {"ENOENT", "EINVAL"}:
+                wrong.append(str(outcome))
+    seen(f"{len(ids)} ids, {len(commands(mk))} commands; {loaded.name} is {mk.state(loaded.name)}")
+    assert not wrong, "\n".join(wrong)
+    assert mk.state(loaded.name) in {"loaded", "loading"}
+
+
+@claim("magic numbers and commands next to the real ones are refused", source="reboot(2): EINVAL")
+def test_wrong_numbers(lab: Lab, seen: Seen) -> None:
+    one = "i32:1"
+    lines = [
+        start(one, magic1=MAGIC1 ^ 1), start(one, magic1=0), start(one, magic2=MAGIC2 + 1), start(one, magic2=0),
+        start(one, command=REBOOT_CMD_START + 1), start(one, command=REBOOT_CMD_START + 2),
+        start(one, command=REBOOT_CMD_START ^ 0x20), start(one, command=0x4D4B0000), start(one, command=0xFFFFFFFE),
+    ]  # fmt: skip
+    outcomes = calls.calls(lab.host, lines)
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert {outcome.error for outcome in outcomes} == {"EINVAL"}, "\n".join(map(str, outcomes))
+
+
+@claim("who has not CAP_SYS_BOOT starts and stops nothing", source="reboot(2): EPERM")
+@pytest.mark.needs("instances")
+def test_unprivileged(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    for command in commands(mk):
+        outcome = mk.call(f"uid:1000 {mk.reboot_call(command, loaded.id)}")
+        assert outcome.error == "EPERM", outcome
+    seen(f"{len(commands(mk))} commands")
+
+
+@claim(
+    "root of a namespace starts and stops nothing",
+    source="interface sheet BI-4: must be refused in a namespace",
+)
+@pytest.mark.needs("instances", "userns")
+@pytest.mark.parametrize("namespace", ["userns", "pidns"])
+def test_namespaces(mk: Interface, loaded: SpawnedKernel, seen: Seen, namespace: str) -> None:
+    for command in commands(mk):
+        outcome = mk.call(f"{namespace} {mk.reboot_call(command, loaded.id)}")
+        assert outcome.error in {"EPERM", "EINVAL"}, outcome
+    seen(f"{namespace}: {len(commands(mk))} commands; {loaded.name} is {mk.state(loaded.name)}")
+
+
+@claim("what has no image is not started", source="RFC v2 08/16: EINVAL without an image")
+@pytest.mark.needs("instances")
+def test_nothing_loaded(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    outcome = mk.start(ready.id)
+    seen(outcome.error or "accepted")
+    assert outcome.error == "EINVAL"
+    assert mk.state(ready.name) == "ready"
+
+
+@claim("what does not run is not stopped", source="multikernel tree: EINVAL unless active")
+@pytest.mark.needs("halt", "force")
+def test_stop_what_does_not_run(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    outcomes = [mk.halt(loaded.id), mk.force(loaded.id)]
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert [outcome.error for outcome in outcomes] == ["EINVAL"] * 2
+    assert mk.state(loaded.name) == "loaded"
