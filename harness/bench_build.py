@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.bench import Figure
-from harness.build import build, diff, kernel, series, store, worktree
+from harness.build import build, diff, make, series, store, worktree
 from harness.definition import Definition
 from harness.errors import HarnessError
 from harness.progress import Progress
@@ -149,8 +149,8 @@ def _prepared(
 
 
 def _make(tree: Path) -> None:
-    command = [*kernel.make_command(tree), f"-j{kernel.jobs()}", "bzImage", "modules"]
-    result = subprocess.run(command, capture_output=True, check=False, env=kernel.environment())
+    command = [*make.command(tree), f"-j{make.jobs()}", "bzImage", "modules"]
+    result = subprocess.run(command, capture_output=True, check=False, env=make.environment())
     if result.returncode != 0:
         raise HarnessError("make alone fails", details=result.stderr.decode(errors="replace")[-1000:])
 

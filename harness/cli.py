@@ -23,7 +23,12 @@ app = App(
     version_flags=[],
 )
 
-Kernel = Annotated[str, Parameter(help="Kernel definition in kernels/, or a .toml file.")]
+Kernel = Annotated[
+    str,
+    Parameter(
+        help="Kernel definition in kernels/, or a .toml file; +FRAGMENT adds configuration (reference+kasan)."
+    ),
+]
 Series = Annotated[
     str | None,
     Parameter(

@@ -7,7 +7,8 @@ A definition says which kernel (base, series, configuration fragments) and how i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -187,15 +188,40 @@ Refused = Callable[[Keys, str], UsageError]
 def load_definition(name: str) -> Definition:
     """Read ``kernels/NAME.toml``, or the file ``name`` when it is a path ending in ``.toml``.
 
+    ``NAME+FRAGMENT`` is the definition with a configuration fragment more; there may be several.
     Raises UsageError when there is none or it is not valid, naming line, key and allowed values.
     """
-    file = _read(name, paths.KERNELS, "definition")
+    plain, *fragments = split_name(name)
+    file = _read(plain, paths.KERNELS, "definition")
     found = file.convert(Definition)
     _check_names(found, file)
+    _check_fragments(fragments)
     folder = file.path.resolve().parent
     series = str(folder / Path(found.series).expanduser()) if found.series is not None else None
     files = {place: _located(entry, folder) for place, entry in found.files.items()}
-    return msgspec.structs.replace(found, name=file.path.stem, series=series, files=files)
+    return msgspec.structs.replace(
+        found,
+        name="+".join([file.path.stem, *fragments]),
+        configs=(*found.configs, *fragments),
+        series=series,
+        files=files,
+    )
+
+
+def split_name(name: str) -> list[str]:
+    """Split ``NAME+FRAGMENT+FRAGMENT``; the name may be a path."""
+    parts = re.fullmatch(r"(.*?)((?:\+[\w-]+)*)", name, re.DOTALL)
+    assert parts is not None
+    return [parts[1], *parts[2].split("+")[1:]]
+
+
+def _check_fragments(names: Iterable[str]) -> None:
+    known = _known(paths.CONFIGS, "*.config")
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no configuration fragment {name!r}", advice=f"choose from: {', '.join(known)}"
+            )
 
 
 def load_topology(name: str) -> Topology:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from harness import paths
-from harness.definition import Definition
+from harness.definition import Definition, split_name
 from harness.errors import UsageError
 
 
@@ -42,7 +42,7 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def file_of(definition: Definition) -> Path:
     """Return where a definition's known bugs are listed."""
-    return paths.KERNELS / f"{definition.name}.known.toml"
+    return paths.KERNELS / f"{split_name(definition.name)[0]}.known.toml"
 
 
 def read(definition: Definition) -> Known:

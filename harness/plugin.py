@@ -38,7 +38,11 @@ def claim(text: str, *, source: str) -> pytest.MarkDecorator:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the kernel and the machine."""
     group = parser.getgroup("mkharness")
-    group.addoption("--kernel", default="reference", help="kernel definition in kernels/, or a .toml file")
+    group.addoption(
+        "--kernel",
+        default="reference",
+        help="kernel definition in kernels/, or a .toml file; +FRAGMENT adds configuration",
+    )
     group.addoption(
         "--series", help="patches in place of the definition's: folder, mbox, REPO:OLDER..NEWER or message-id"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from harness import paths
-from harness.build import clean, extra, initramfs, kconfig, kernel, source, sshd, store, worktree
+from harness.build import clean, extra, initramfs, kconfig, kernel, messages, source, sshd, store, worktree
 from harness.build import series as patches
 from harness.build.apply import Applied, apply, refuse
 from harness.build.folder import kernel_version
@@ -80,6 +80,11 @@ class Build:
         return self.folder / "host-initrd.cpio"
 
     @property
+    def warnings(self) -> messages.Warnings:
+        """What compiler, linker, modpost, objtool and Kconfig warned of when this was built."""
+        return msgspec.json.decode((self.folder / store.WARNINGS).read_bytes(), type=messages.Warnings)
+
+    @property
     def apply_report(self) -> tuple[PatchReport, ...]:
         """What became of every patch of the series."""
         report = (self.folder / store.REPORT).read_bytes()
@@ -101,7 +106,10 @@ def build(
     not granted, code that does not compile, no room. Safe to run several times at once, and to kill.
     """
     try:
-        return _build(definition, progress, series, base, refresh)
+        built = _build(definition, progress, series, base, refresh)
+        for line in built.warnings.lines():
+            progress.console.print(line, style="yellow", markup=False, soft_wrap=True)
+        return built
     except OSError as error:
         raise HarnessError(
             f"the build of {definition.name} failed: {error}",
@@ -212,6 +220,8 @@ def _make(
         for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):
             shutil.copyfile(file, entry / name)
         (entry / store.REPORT).write_bytes(msgspec.json.encode(applied.report))
+        warnings = messages.split(compiled.warnings, applied.files)
+        (entry / store.WARNINGS).write_bytes(msgspec.json.encode(warnings))
         store.write_meta(entry, meta, compiled.release)
     found = store.find(digest)
     assert found is not None, f"the build {digest} was made and is not there"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.build.inputs import digest_of
+from harness.build.messages import errors, read
 from harness.build.worktree import OUTPUT
 from harness.errors import HarnessError, UsageError
 
@@ -26,6 +27,8 @@ PROBE_OBJECTS = ("confdata", "expr", "lexer.lex", "menu", "parser.tab", "preproc
 TELLING = ("no such symbol", "Defined at", "Depends on", "Visible if", "Range", "Symbol:")
 STAMP = ".mkharness-config"
 """In the build folder: says from what its .config was made."""
+SAID = ".mkharness-config.log"
+"""In the build folder: what make printed when it made the .config."""
 
 Env = Mapping[str, str] | None
 
@@ -86,26 +89,30 @@ def digest(wishes: Iterable[Wish]) -> str:
     return digest_of(*sorted(f"{wish.symbol}={wish.value}" for wish in wishes))
 
 
-def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[str], env: Env = None) -> None:
+def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[str], env: Env = None) -> str:
     """Write ``output``/.config: tinyconfig with the wishes on top, completed by defaults.
 
-    ``make`` is the command up to the target, run with the environment ``env``. What did not
-    change is not compiled again: kbuild compares the symbols. Raises HarnessError naming every
-    wish that was not granted, and why.
+    ``make`` is the command up to the target, run with the environment ``env``. Returns what it
+    printed. What did not change is not compiled again: kbuild compares the symbols. Raises
+    HarnessError naming every wish that was not granted, and why.
     """
-    config = output / ".config"
+    config, said = output / ".config", output / SAID
     stamp = output / STAMP
     wanted = digest_of(digest(wishes), _sources(tree), *make)
-    if stamp.exists() and config.exists() and stamp.read_text() == digest_of(wanted, config.read_text()):
-        return
+    made = stamp.exists() and config.exists() and said.exists()
+    if made and stamp.read_text() == digest_of(wanted, config.read_text()):
+        return said.read_text()
     stamp.unlink(missing_ok=True)
-    _run([*make, "tinyconfig"], env)
-    with config.open("a") as out:
-        out.writelines(
-            f"# CONFIG_{w.symbol} is not set\n" if w.value == "n" else f"CONFIG_{w.symbol}={w.value}\n"
-            for w in wishes
-        )
-    _run([*make, "olddefconfig"], env)
+    said.write_text(_run([*make, "tinyconfig"], env))
+    asked = {wish.symbol: wish.value for wish in wishes}
+    # Lines that are replaced, not contradicted further down: Kconfig would warn of each.
+    kept = [line for line in config.read_text().splitlines() if _symbol(line) not in asked]
+    lines = [
+        f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
+        for name, value in asked.items()
+    ]
+    config.write_text("\n".join([*kept, *lines, ""]))
+    said.write_text(said.read_text() + _run([*make, "olddefconfig"], env))
     granted = values(config)
     denied = [wish for wish in wishes if granted.get(wish.symbol, "n") != wish.value]
     if denied:
@@ -118,6 +125,7 @@ def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[s
             "belongs to another source, or the series that brings it is missing",
         )
     stamp.write_text(digest_of(wanted, config.read_text()))
+    return said.read_text()
 
 
 def _sources(tree: Path) -> str:
@@ -136,6 +144,12 @@ def values(config: Path) -> dict[str, str]:
     """Read a .config; symbols that are off do not appear."""
     text = config.read_text(encoding="utf-8", errors="replace")
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE))
+
+
+def _symbol(line: str) -> str | None:
+    """Return the symbol that a line of a .config is about."""
+    found = re.match(r"(?:# )?CONFIG_(\w+)(?:=| is not set)", line)
+    return found[1] if found else None
 
 
 def _explain(denied: Sequence[Wish], tree: Path, output: Path, make: Sequence[str], env: Env) -> str:
@@ -166,11 +180,14 @@ def _explain(denied: Sequence[Wish], tree: Path, output: Path, make: Sequence[st
     return "\n".join(telling)
 
 
-def _run(command: Sequence[str], env: Env) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+def _run(command: Sequence[str], env: Env) -> str:
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
+    )
     if result.returncode != 0:
         raise HarnessError(
             f"`make {command[-1]}` failed",
-            details=(result.stdout + result.stderr)[-1500:],
-            advice="see `make setup` for the packages that a kernel build needs",
+            details="\n".join(map(str, errors(read(result.stdout.splitlines())))) or result.stdout[-1500:],
+            advice="correct the Kconfig file that is named; `make setup` installs what a kernel build needs",
         )
+    return result.stdout

@@ -7,27 +7,20 @@ and every path is relative. ccache is used where it is installed.
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
+import contextlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import paths, process
-from harness.build import kconfig
+import msgspec
+
+from harness.build import kconfig, make, messages
+from harness.build.make import UNFINISHED, BuildError, Made
+from harness.build.messages import Message
 from harness.build.worktree import OUTPUT, remove
 from harness.errors import HarnessError
 from harness.progress import Step
-
-MEMORY_PER_JOB = 700 << 20
-"""Bytes that one compiler takes at worst; linking vmlinux takes less than two of them."""
-
-UNFINISHED = ".mkharness-unfinished"
-"""In the build folder while make runs. Left behind by a kill, it means that an object may be cut
-short without make noticing."""
 
 MADE = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symvers")
 """What make leaves beside a module's sources."""
@@ -35,26 +28,22 @@ MADE = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symver
 STEPS = "mkharness-steps"
 """Remembers how many commands a whole build has, for the next one's progress."""
 
-_FIXED = {
-    "LC_ALL": "C.UTF-8",
-    "KBUILD_BUILD_TIMESTAMP": "2025-01-01 00:00:00 UTC",
-    "KBUILD_BUILD_USER": "mkharness",
-    "KBUILD_BUILD_HOST": "mkharness",
-    "KBUILD_BUILD_VERSION": "1",
-    "LOCALVERSION": "",
-}
-_KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "USER", "LOGNAME")
-_ERROR = re.compile(r"\berror:|undefined reference|^make.*\*\*\*|: fatal |^ERROR:|Error \d+$", re.IGNORECASE)
+ABOUT = 1600
+"""Commands of a whole build of the definitions shipped, for the first build's progress."""
+
+WARNINGS = ".mkharness-warnings"
+"""In the build folder: the warnings of every file made, since a later build makes only some anew."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a build left: files in the build folder, and the release string (``7.3.4``)."""
+    """What a build left: files in the build folder, the release string (``7.3.4``), what was warned of."""
 
     bzimage: Path
     vmlinux: Path
     config: Path
     release: str
+    warnings: tuple[Message, ...]
 
 
 def compiler() -> str:
@@ -69,29 +58,6 @@ def compiler() -> str:
     return ", ".join(names)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of every make: nothing that changes what is built gets in."""
-    kept = {key: os.environ[key] for key in _KEPT if key in os.environ}
-    ccache = {"CCACHE_DIR": str(paths.cache() / "ccache"), "CCACHE_MAXSIZE": "5G"}
-    return {**kept, **_FIXED, **ccache}
-
-
-def make_command(tree: Path) -> list[str]:
-    """Return the make command for a tree, up to the targets."""
-    command = ["make", "-C", str(tree), f"O={OUTPUT}", "--no-print-directory"]
-    if shutil.which("ccache"):
-        command += ["CC=ccache gcc", "HOSTCC=ccache gcc"]
-    return command
-
-
-def jobs() -> int:
-    """Return how many compilers run at once: one per core, fewer when memory is short."""
-    cores = len(os.sched_getaffinity(0))
-    memory = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    room = (int(memory[1]) << 10) // MEMORY_PER_JOB if memory else cores
-    return max(1, min(cores, room))
-
-
 def compile_kernel(tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: Step) -> Kernel:
     """Configure and compile a tree; its earlier build folder is used as far as it goes.
 
@@ -102,16 +68,21 @@ def compile_kernel(tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: 
         remove(output)
     fresh = not (output / "vmlinux").exists()
     output.mkdir(exist_ok=True)
-    log.write_bytes(b"")
     step.update("configuring")
-    kconfig.configure(tree, output, wishes, make_command(tree), environment())
+    log.write_text(kconfig.configure(tree, output, wishes, make.command(tree), make.environment()))
+    _remember(output, Made(("",), tuple(messages.read(log.read_text().splitlines())), 0))
     targets = ["bzImage"]
     if kconfig.values(output / ".config").get("MODULES") == "y":
         targets.append("modules")
-    done = run_make(tree, targets, log, step, expected=_expected(tree.parent, fresh))
+    try:
+        made = make.run(tree, targets, log, step, expected=_expected(tree.parent) if fresh else 0)
+    except BuildError as error:
+        _remember(output, error.made)
+        raise
+    _remember(output, made)
     if fresh:
-        (tree.parent / STEPS).write_text(str(done))
-    step.done(f"{done:,} steps")
+        (tree.parent / STEPS).write_text(str(made.steps))
+    step.done(f"{made.steps:,} steps, {made.cpu / 60:.1f} CPU-min")
     return outputs(tree)
 
 
@@ -123,6 +94,7 @@ def outputs(tree: Path) -> Kernel:
         vmlinux=output / "vmlinux",
         config=output / ".config",
         release=(output / "include/config/kernel.release").read_text().strip(),
+        warnings=tuple(dict.fromkeys(message for said in _warnings(output).values() for message in said)),
     )
 
 
@@ -148,85 +120,28 @@ def compile_modules(tree: Path, modules: Sequence[Path], dialect: str, log: Path
         return []
     (folder / "Kbuild").write_text("".join(f"obj-m += {module.name}/\n" for module in modules))
     targets = [f"M={folder}", f"MKMSG_API={dialect}", "modules"]
-    run_make(tree, targets, log, step, marker=folder / UNFINISHED)
+    make.run(tree, targets, log, step, marker=folder / UNFINISHED, what="a guest module")
     return [folder / module.name / f"{module.name}.ko" for module in modules]
 
 
-def run_make(
-    tree: Path,
-    targets: Sequence[str],
-    log: Path,
-    step: Step,
-    *,
-    expected: int = 0,
-    marker: Path | None = None,
-) -> int:
-    """Run make in a tree and return the number of its steps; what it prints is added to ``log``.
-
-    While it runs there is a file ``marker``, by default UNFINISHED in the build folder. make and all
-    that it started end with the harness. Raises HarnessError with the errors.
-    """
-    marker = marker or tree / OUTPUT / UNFINISHED
-    marker.touch()
-    count = 0
-    about = f" of about {expected:,}" if expected else ""
-    with (
-        log.open("ab") as out,
-        process.running(
-            [*make_command(tree), f"-j{jobs()}", *targets],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment(),
-        ) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                out.write(line)
-                if line.startswith(b"  ") and line[2:3].isupper():
-                    count += 1
-                    at = line.decode(errors="replace").split()[-1].removeprefix(f"{tree / OUTPUT}/")
-                    step.update(f"{count:,}{about}, {at}")
-            status = child.wait()
-        finally:
-            process.end(child)
-            if child.returncode != -signal.SIGKILL:
-                marker.unlink(missing_ok=True)
-    if status != 0:
-        raise HarnessError(
-            f"the kernel does not compile: make {targets[0]} ended with status {status}",
-            details=errors_in(log.read_text(errors="replace")),
-            advice=f"correct the series or the configuration; the whole log is {log}",
-        )
-    return count
+def _remember(output: Path, made: Made) -> None:
+    """Replace the warnings of the files that were made."""
+    kept = {target: said for target, said in _warnings(output).items() if target not in made.targets}
+    for message in made.messages:
+        if message.kind == "warning":
+            kept.setdefault(message.target, []).append(message)
+    (output / WARNINGS).write_bytes(msgspec.json.encode(kept))
 
 
-def errors_in(log: str) -> str:
-    """Cut the errors out of a build log, with the lines that belong to each."""
-    lines = log.splitlines()
-    kept: list[str] = []
-    for at, line in enumerate(lines):
-        if not _ERROR.search(line) or len(kept) > 40:
-            continue
-        if at and re.search(r": (In function|At top level|in expansion)|^In file included", lines[at - 1]):
-            kept.append(lines[at - 1])
-        kept.append(line)
-        for below in lines[at + 1 : at + 4]:
-            if not re.match(r"\s+\d* *\|", below):
-                break
-            kept.append(below)
-    if any("No space left on device" in line for line in lines):
-        kept.append("the disk is full")
-    # Compilers run inside the build folder, which is inside the tree.
-    return "\n".join(line.removeprefix("../") for line in kept) or "\n".join(lines[-15:])
+def _warnings(output: Path) -> dict[str, list[Message]]:
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((output / WARNINGS).read_bytes(), type=dict[str, list[Message]])
+    return {}
 
 
-def _expected(folder: Path, fresh: bool) -> int:
-    """Return how many steps a whole build had last time, 0 if unknown or not a whole build."""
-    if not fresh:
-        return 0
+def _expected(folder: Path) -> int:
+    """Return how many steps a whole build had last time."""
     try:
         return int((folder / STEPS).read_text())
     except (OSError, ValueError):
-        return 1500
+        return ABOUT

@@ -23,9 +23,10 @@ from harness.build import inuse
 from harness.build.inputs import digest_of
 from harness.progress import Progress
 
-FILES = ("bzImage", "vmlinux", "config", "initrd.cpio", "host-initrd.cpio", "meta.json")
+FILES = ("bzImage", "vmlinux", "config", "initrd.cpio", "host-initrd.cpio", "warnings.json", "meta.json")
 """What every complete entry holds; build.log is there for people."""
 REPORT = "apply-report.json"
+WARNINGS = "warnings.json"
 
 
 class Meta(msgspec.Struct, frozen=True):

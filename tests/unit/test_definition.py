@@ -139,3 +139,16 @@ def test_serial_lines_that_cannot_be_are_refused(tmp_path, was, becomes, why):
 
 def test_dialects_that_a_definition_may_name_are_those_that_there_are():
     assert set(DIALECTS) == set(dialects.DIALECTS)
+
+
+def test_fragments_are_added_behind_the_name(tmp_path):
+    plain, more = load_definition("reference"), load_definition("reference+kasan+lockdep")
+    assert more.configs == (*plain.configs, "kasan", "lockdep")
+    assert more.name == "reference+kasan+lockdep"
+    folder = tmp_path / "a+b"
+    folder.mkdir()
+    (folder / "mine.toml").write_bytes((paths.KERNELS / "rfc-v1.toml").read_bytes())
+    assert load_definition(f"{folder}/mine.toml+kasan").configs[-1] == "kasan"
+    with pytest.raises(UsageError, match="no configuration fragment 'kasam'") as caught:
+        load_definition("reference+kasam")
+    assert "kasan" in caught.value.advice
