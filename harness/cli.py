@@ -201,6 +201,35 @@ def judge(
     return status
 
 
+@app.command(name="check")
+def check_command(
+    kernel: Kernel = "reference",
+    *,
+    series: Series = None,
+    base: BaseText = None,
+    sparse: Annotated[
+        bool, Parameter(negative="", help="Only sparse, over what the series touches.")
+    ] = False,
+    checkpatch: Annotated[bool, Parameter(negative="", help="Only checkpatch, over the patches.")] = False,
+) -> int:
+    """Run checkpatch and sparse over a series; exit status 1 when they find something."""
+    from harness.build import applied_series, check
+    from harness.build.source import parse_base
+    from harness.definition import load_definition
+
+    progress = Progress()
+    definition = load_definition(kernel)
+    applied = applied_series(definition, progress, series=series, base=parse_base(base) if base else None)
+    remarks: list[check.Remark] = []
+    if checkpatch or not sparse:
+        remarks += check.checkpatch(applied.source.tree, applied.series.patches, progress)
+    if sparse or not checkpatch:
+        remarks += check.sparse(definition, applied, progress)
+    for remark in remarks:
+        print(remark)
+    return 1 if remarks else 0
+
+
 def main() -> None:
     """Run `mkh`; exit status 0, 1 when something fails, 2 when the question makes no sense."""
     progress = Progress()

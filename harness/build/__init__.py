@@ -117,6 +117,17 @@ def build(
         ) from error
 
 
+def applied_series(
+    definition: Definition, progress: Progress, *, series: str | Path | None = None, base: Base | None = None
+) -> Applied:
+    """Return a definition's source with its series, applied in memory; raises as ``build`` does."""
+    pristine = source.obtain((base,) if base is not None else definition.bases, progress)
+    place = series if series is not None else own_series(definition, pristine.tree)
+    applied = apply(pristine, patches.read(place, progress), definition.fuzz)
+    refuse(applied)
+    return applied
+
+
 def _build(
     definition: Definition, progress: Progress, series: str | Path | None, base: Base | None, refresh: bool
 ) -> Build:
