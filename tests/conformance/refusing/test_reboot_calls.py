@@ -70,10 +70,16 @@ def test_unknown_id(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
 def test_wrong_numbers(lab: Lab, seen: Seen) -> None:
     one = "i32:1"
     lines = [
-        start(one, magic1=MAGIC1 ^ 1), start(one, magic1=0), start(one, magic2=MAGIC2 + 1), start(one, magic2=0),
-        start(one, command=REBOOT_CMD_START + 1), start(one, command=REBOOT_CMD_START + 2),
-        start(one, command=REBOOT_CMD_START ^ 0x20), start(one, command=0x4D4B0000), start(one, command=0xFFFFFFFE),
-    ]  # fmt: skip
+        start(one, magic1=MAGIC1 ^ 1),
+        start(one, magic1=0),
+        start(one, magic2=MAGIC2 + 1),
+        start(one, magic2=0),
+        start(one, command=REBOOT_CMD_START + 1),
+        start(one, command=REBOOT_CMD_START + 2),
+        start(one, command=REBOOT_CMD_START ^ 0x20),
+        start(one, command=0x4D4B0000),
+        start(one, command=0xFFFFFFFE),
+    ]
     outcomes = calls.calls(lab.host, lines)
     seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
     assert {outcome.error for outcome in outcomes} == {"EINVAL"}, "\n".join(map(str, outcomes))
