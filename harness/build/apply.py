@@ -53,7 +53,7 @@ class Unusable(Exception):
     """A path that holds no regular file and can hold none."""
 
 
-def apply(source: Source, series: Series, fuzz: int = 0) -> Applied:
+def apply_series(source: Source, series: Series, fuzz: int = 0) -> Applied:
     """Apply a series, giving up at most ``fuzz`` lines of context at each end of a hunk.
 
     Failed hunks are in the report; see ``refuse``. Raises HarnessError for a patch that is damaged

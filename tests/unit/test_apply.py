@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harness.build import report
-from harness.build.apply import Applied, File, apply, refuse
+from harness.build.apply import Applied, File, apply_series, refuse
 from harness.build.series import Patch, Series
 from harness.build.source import Source
 from harness.errors import HarnessError
@@ -41,7 +41,7 @@ def patch(*hunks: str, name: str = "kernel/a.c") -> bytes:
 def applied(tree: Path, *texts: bytes | str, fuzz: int = 0) -> Applied:
     raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
     patches = tuple(Patch(f"{n}.patch", f"subject {n}", text) for n, text in enumerate(raw, 1))
-    return apply(Source("path", "test source", "digest", tree), Series(None, patches), fuzz)
+    return apply_series(Source("path", "test source", "digest", tree), Series(None, patches), fuzz)
 
 
 def outcomes(result: Applied) -> list[tuple[str, int, int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.build.apply import Applied, apply
+from harness.build.apply import Applied, apply_series
 from harness.build.series import Patch, Series
 from harness.build.source import Source
 
@@ -47,7 +47,7 @@ def diff(folder: Path, before: bytes, after: bytes, context: int) -> bytes:
 
 def applied(folder: Path, content: bytes, patch: bytes, fuzz: int) -> Applied:
     (folder / "f").write_bytes(content)
-    return apply(Source("path", "s", "d", folder), Series(None, (Patch("p", "p", patch),)), fuzz)
+    return apply_series(Source("path", "s", "d", folder), Series(None, (Patch("p", "p", patch),)), fuzz)
 
 
 @settings(max_examples=150, deadline=None)
