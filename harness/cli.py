@@ -156,7 +156,7 @@ def build_command(
     return 0
 
 
-def _build_each(kernel: str, series: Path | None, base: str | None, json: bool) -> int:
+def _build_each(kernel: str, series: str | None, base: str | None, json: bool) -> int:
     from harness.build import parse_base
     from harness.build.each import build_each
     from harness.definition import load_definition

@@ -250,6 +250,13 @@ def _rejection(hunk: Hunk, lines: Sequence[bytes], *, shown: bool) -> str:
     done = _reversed(hunk)
     if any(line.strip() for line in done.old) and place(lines, [done], 0) != [None]:
         return f"{head}: the file has this change already"
+    size = len(hunk.old)
+    there = next((n for n in range(len(lines) - size + 1) if lines[n : n + size] == hunk.old), None)
+    if there is not None:
+        return (
+            f"{head}: its lines are at {there + 1}, but it may not stand there; hunks stand in order, and "
+            "one with less context at an end belongs to that end of the file"
+        )
     ends = {text[0].endswith(b"\r\n") for text in (lines, hunk.old) if text}
     if len(ends) > 1:
         head += "; line ends differ: CR LF in the one, LF in the other"

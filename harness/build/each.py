@@ -37,7 +37,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 def build_each(
-    definition: Definition, progress: Progress, *, series: Path | None = None, base: Base | None = None
+    definition: Definition, progress: Progress, *, series: str | Path | None = None, base: Base | None = None
 ) -> list[Built]:
     """Build a definition's base, and then after each patch of its series.
 
@@ -46,7 +46,7 @@ def build_each(
     """
     wishes = kconfig.read_fragments(definition.configs)
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
-    chosen = patches.read(series if series is not None else own_series(definition, pristine.tree))
+    chosen = patches.read(series if series is not None else own_series(definition, pristine.tree), progress)
     refuse(apply_series(pristine, chosen, definition.fuzz))
     folder = paths.cache() / "work" / (definition.name or "unnamed")
     built: list[Built] = []

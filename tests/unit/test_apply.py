@@ -83,6 +83,12 @@ def test_rejected_hunk_shows_both_sides_and_the_others_are_applied(tree):
     assert "changed 5" in content(result)
 
 
+def test_hunk_that_may_not_stand_where_its_lines_are_says_why(tree):
+    for text in (patch(change(9), change(5)), patch("@@ -4,2 +4,3 @@\n line 4\n line 5\n+new\n")):
+        (hunk,) = applied(tree, text).report[0].failed
+        assert "its lines are at 4, but it may not stand there" in hunk.why
+
+
 def test_refusal_names_everything(tree):
     with pytest.raises(
         HarnessError, match=r"1\.patch \(subject 1\).*test source: kernel/a\.c, hunk 2 and 1 more"
