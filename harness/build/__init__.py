@@ -123,7 +123,7 @@ def applied_series(
     """Return a definition's source with its series, applied in memory; raises as ``build`` does."""
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
     place = series if series is not None else own_series(definition, pristine.tree)
-    applied = apply(pristine, patches.read(place, progress), definition.fuzz)
+    applied = apply_series(pristine, patches.read(place, progress), definition.fuzz)
     refuse(applied)
     return applied
 
