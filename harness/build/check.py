@@ -21,6 +21,10 @@ from harness.definition import Definition
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
+SPARSE = "CHECK=sparse -D__typeof_unqual__=__typeof__"
+"""sparse 0.6.4, which Debian has, lacks a keyword without which Linux 7 refuses to run it. The kernel's
+code meets the keyword only where gcc has it, from 14 on."""
+
 _TOLD = re.compile(r"(?P<file>\S*?):(?P<line>\d+): (?P<kind>ERROR|WARNING|CHECK): ?(?P<text>.*)")
 
 
@@ -82,11 +86,24 @@ def sparse(definition: Definition, applied: Applied, progress: Progress) -> list
         tree = worktree.prepare(applied, folder, progress)
         with progress.step("sparse") as step:
             output = tree / worktree.OUTPUT
-            output.mkdir(exist_ok=True)
+            if not (output / "vmlinux").is_file():
+                raise UsageError(
+                    f"sparse needs {definition.name} compiled once",
+                    advice="run `mkh build` with the same kernel, series and base first",
+                )
             wishes = kconfig.read_fragments(definition.configs)
             kconfig.configure(tree, output, wishes, make.command(tree), make.environment())
-            units = sorted(file for file, now in applied.files.items() if now and file.endswith(".c"))
-            made = make.run(tree, ["C=2", *(f"{unit[:-2]}.o" for unit in units)], folder / "sparse.log", step)
+            # What the configuration leaves out cannot be compiled by itself.
+            objects = [f"{file[:-2]}.o" for file, now in applied.files.items() if now and file.endswith(".c")]
+            units = sorted(unit for unit in objects if (output / unit).is_file())
+            log = folder / "sparse.log"
+            log.unlink(missing_ok=True)
+            made = make.run(tree, ["C=2", SPARSE, *units], log, step, what="a file for sparse")
+            if units and "  CHECK " not in log.read_text(errors="replace"):
+                raise HarnessError(
+                    f"the kernel's Makefile does not run this sparse; see {log}",
+                    advice="install a newer sparse",
+                )
             remarks = new_remarks(made.messages, applied.source.tree, tree, applied.files)
             step.done(f"{len(units)} files, {len(remarks)} remarks on lines of the series")
     return remarks

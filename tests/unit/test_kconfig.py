@@ -33,6 +33,22 @@ config HELPER
 config USER
 	bool "User"
 	select HELPER
+menu "Debugging"
+	depends on DEBUG
+config CHECKS
+	bool "Checks"
+endmenu
+config DEBUG
+	bool "Debug"
+choice
+	prompt "Preemption"
+	default NONE
+config NONE
+	bool "None"
+config FULL
+	bool "Full"
+	depends on SMP
+endchoice
 config SIZE
 	int "Size"
 	range 1 16
@@ -100,7 +116,7 @@ def configure(tree: Path, **values: str) -> dict[str, str]:
 
 def test_granted_wishes_are_in_the_configuration(tree):
     found = configure(tree, SMP="y", KEXEC="y", MULTIKERNEL="y", SIZE="7")
-    assert found == {"SMP": "y", "KEXEC": "y", "MULTIKERNEL": "y", "SIZE": "7"}
+    assert found == {"SMP": "y", "KEXEC": "y", "MULTIKERNEL": "y", "SIZE": "7", "NONE": "y"}
 
 
 def test_unmet_dependency_is_named_with_fragment_and_line(tree):
@@ -129,6 +145,40 @@ def test_value_out_of_range_is_not_granted(tree):
     with pytest.raises(HarnessError) as caught:
         configure(tree, SIZE="99")
     assert "SIZE" in caught.value.details
+
+
+def test_dependency_of_the_menu_around_a_symbol_is_named(tree):
+    with pytest.raises(HarnessError) as caught:
+        configure(tree, CHECKS="y")
+    assert "CONFIG_CHECKS=y (mine.config, line 1): it is off" in caught.value.details
+    assert "DEBUG [=n]" in caught.value.details
+
+
+def test_choice_that_cannot_be_taken_names_what_it_depends_on(tree):
+    with pytest.raises(HarnessError) as caught:
+        configure(tree, FULL="y")
+    assert "SMP [=n]" in caught.value.details
+    assert configure(tree, SMP="y", FULL="y")["FULL"] == "y"
+
+
+def test_two_of_one_choice_cannot_both_be_had(tree):
+    with pytest.raises(HarnessError, match=r"did not grant 1 of 3.*CONFIG_NONE"):
+        configure(tree, SMP="y", NONE="y", FULL="y")
+
+
+def test_range_is_named_when_a_value_is_outside_it(tree):
+    with pytest.raises(HarnessError) as caught:
+        configure(tree, SIZE="99")
+    assert "Range" in caught.value.details
+    assert "[1 16]" in caught.value.details
+
+
+def test_kconfig_warnings_are_returned_also_when_nothing_is_made_again(tree):
+    (tree / "Kconfig").write_text(KCONFIG + "config TAKER\n\tdef_bool y\n\tselect CHECKS\n")
+    wish = [kconfig.Wish("SMP", "y", "mine", 1)]
+    said = [kconfig.configure(tree, tree / "out", wish, ["make", "-C", str(tree), "O=out"]) for _ in range(2)]
+    assert said[0] == said[1]
+    assert "unmet direct dependencies detected for CHECKS" in said[0]
 
 
 def test_wish_for_off_may_name_an_unknown_symbol(tree):
