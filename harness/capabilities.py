@@ -160,6 +160,16 @@ def _kexec(lab: Lab) -> str:
     return f"kexec_loaded is {lab.host.read('/sys/kernel/kexec_loaded').strip()}"
 
 
+def _kho(lab: Lab) -> str:
+    sizes = lab.host.read("/sys/kernel/debug/kho/out/scratch_len").split()
+    return f"scratch areas of {', '.join(sizes)} bytes"
+
+
+def _luo(lab: Lab) -> str:
+    lab.host.run("test -c /dev/liveupdate")
+    return "/dev/liveupdate"
+
+
 def _halt(lab: Lab) -> str:
     return _stopped(lab, force=False)
 
@@ -179,6 +189,8 @@ _ALL = (
     Capability("halt", "stop a spawned kernel by asking it", _on_pair(_halt)),
     Capability("force", "stop a spawned kernel without asking it", _on_pair(_force)),
     Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
+    Capability("kho", "hand memory over to the next kernel", _on_host(_kho)),
+    Capability("luo", "hand files over to the next kernel", _on_host(_luo)),
     Capability("userns", "give a process a user namespace", _on_host(_userns)),
     Capability("fault-injection", "make a system call's allocations fail", _on_host(_fault_injection)),
 )

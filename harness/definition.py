@@ -27,7 +27,7 @@ Size = Annotated[int, Meta(gt=0, lt=1 << 52, multiple_of=4096)]
 Word = Annotated[str, Meta(pattern=r"^[^-\s][^\0\n]*$")]
 """What may be handed to another program: it is not empty, and cannot be taken for an option."""
 
-DIALECTS = ("reference", "v1", "v2")
+DIALECTS = ("reference", "v1", "v2", "tree", "mainline")
 """The dialects that there are in harness/multikernel, which is above this module."""
 
 ISA_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
@@ -92,14 +92,23 @@ class GuestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: that of the local file."""
 
 
+class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What only the user has, and where to get it: told when it is not on the command line."""
+
+    series: str = ""
+    base: str = ""
+
+
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One kernel: where its source comes from, what goes on top, how it is driven."""
 
     summary: str
     dialect: Name
-    bases: Annotated[tuple[Base, ...], Meta(min_length=1)]
     configs: Annotated[tuple[Name, ...], Meta(min_length=1)]
     topology: Name
+    bases: tuple[Base, ...] = ()
+    """Empty only where ``given`` says that the user gives the base."""
+    given: Given = Given()
     series: str | None = None
     """Folder of patches (with or without a quilt ``series`` file), or None for an unpatched base.
     A relative path counts from the definition's folder; in a definition that was read it is absolute."""
@@ -196,6 +205,8 @@ def load_definition(name: str) -> Definition:
     found = file.convert(Definition)
     _check_names(found, file)
     _check_fragments(fragments)
+    if not found.bases and not found.given.base:
+        raise file.refused(("bases",), "no base is named, nor a [given] base that says where to get one")
     folder = file.path.resolve().parent
     series = str(folder / Path(found.series).expanduser()) if found.series is not None else None
     files = {place: _located(entry, folder) for place, entry in found.files.items()}

@@ -85,6 +85,8 @@ def pytest_configure_node(node: Any) -> None:
 def _needs(request: pytest.FixtureRequest) -> None:
     """Skip a test whose kernel need not have what it needs; fail it when the kernel should have it."""
     needed = {name for marker in request.node.iter_markers("needs") for name in marker.args}
+    if "pair" in request.fixturenames:
+        needed.add("spawn")
     if not needed:
         return
     expected = set(request.getfixturevalue("build").definition.expects)
@@ -120,6 +122,9 @@ def capabilities(request: pytest.FixtureRequest, forks: Forks) -> Mapping[str, F
 @pytest.fixture(scope="session")
 def build(request: pytest.FixtureRequest) -> Build:
     """The kernel under test, built or taken from the store."""
+    ready = request.config.stash.get(READY_LAB, None)
+    if ready is not None:
+        return ready.build
     from harness.build import build as build_kernel
     from harness.build.source import parse_base
     from harness.definition import load_definition

@@ -21,13 +21,13 @@ import msgspec
 from harness import paths
 from harness.build import clean, extra, initramfs, kconfig, kernel, messages, source, sshd, store, worktree
 from harness.build import series as patches
-from harness.build.apply import Applied, apply_series, refuse
+from harness.build.apply import Applied, apply, refuse
 from harness.build.folder import kernel_version
 from harness.build.inputs import check_space, digest_of_bytes
 from harness.build.report import PatchReport, lines
 from harness.build.source import parse_base
 from harness.definition import Base, Definition
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
 __all__ = ["Build", "build", "own_series", "parse_base"]
@@ -35,8 +35,8 @@ __all__ = ["Build", "build", "own_series", "parse_base"]
 RECIPE = "1"
 """Change this when the same inputs shall give another result: then nothing stored is used."""
 
-ELF_DIALECTS = ("v1",)
-"""Dialects that load vmlinux by segments; their host's archive holds it."""
+ELF_DIALECTS = ("v1", "tree")
+"""Dialects that load vmlinux, not bzImage; their host's archive holds it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def applied_series(
     """Return a definition's source with its series, applied in memory; raises as ``build`` does."""
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
     place = series if series is not None else own_series(definition, pristine.tree)
-    applied = apply_series(pristine, patches.read(place, progress), definition.fuzz)
+    applied = apply(pristine, patches.read(place, progress), definition.fuzz)
     refuse(applied)
     return applied
 
@@ -131,6 +131,7 @@ def applied_series(
 def _build(
     definition: Definition, progress: Progress, series: str | Path | None, base: Base | None, refresh: bool
 ) -> Build:
+    _require_given(definition, series, base)
     started = time.time()
     wishes = kconfig.read_fragments(definition.configs)
     # A series that was given and is wrong is told before anything is fetched.
@@ -154,7 +155,7 @@ def _build(
     if entry is not None:
         return _stored(definition, digest, entry, reused=True)
     # A series that does not apply is told of at once, not when another build is done.
-    applied = apply_series(pristine, chosen, definition.fuzz)
+    applied = apply(pristine, chosen, definition.fuzz)
     refuse(applied)
     for line in lines(applied.report):
         progress.console.print(f"  {line}", markup=False)
@@ -204,7 +205,7 @@ def _make(
         check_space(source.BUILD_SPACE)
         tree = worktree.prepare(applied, folder, progress)
         with progress.step(f"Kernel {definition.name}") as step:
-            stamp = tree / worktree.OUTPUT / kernel.COMPILED
+            stamp = tree / worktree.OUTPUT / "mkharness-compiled"
             if stamp.exists() and stamp.read_text() == kernel_digest:
                 compiled = kernel.outputs(tree)
                 step.done("already compiled")
@@ -242,6 +243,18 @@ def _make(
 def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -> Build:
     meta = store.read_meta(entry)
     return Build(definition, digest, meta.release, entry, meta.source, reused)
+
+
+def _require_given(definition: Definition, series: str | Path | None, base: Base | None) -> None:
+    """Say where to get what only the user can give, when it was not given."""
+    for what, found, where in (
+        ("series", series, definition.given.series),
+        ("base", base, definition.given.base),
+    ):
+        if where and found is None:
+            raise UsageError(
+                f"{definition.name} needs --{what}: this repository has none for it", advice=where.strip()
+            )
 
 
 def own_series(definition: Definition, tree: Path) -> str | Path | None:

@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.instance import FixedArea, Instance
-from harness.multikernel.interface import MOUNT, Numbers
+from harness.multikernel.interface import MOUNT, Numbers, mount
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 
 LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where v1 and v2 allocate their start trampoline")
@@ -103,15 +103,25 @@ def grant_by_device_tree(host: Kernel, topology: Topology, spawned: SpawnedKerne
     The host kernel takes the CPUs offline by itself and names the memory in /proc/iomem.
     """
     apic_ids = parse_apic_ids(host.read("/proc/cpuinfo"))
-    host.run(f"grep -q ' {MOUNT} ' /proc/mounts || mount -t multikernel none {MOUNT}")
-    blob = f"/run/{spawned.name}.dtb"
-    host.channel.put(blob, instances_blob([spawned]))
-    host.run(f"mkctl write-once {blob} {MOUNT}/device_tree")
+    mount(host)
+    write_blob(host, instances_blob([spawned]), f"{MOUNT}/device_tree")
+    ram = granted_ram(host, spawned)
+    return Instance(spawned, tuple(sorted(apic_ids[cpu] for cpu in spawned.cpus)), ram)
+
+
+def write_blob(host: Kernel, blob: bytes, path: str) -> None:
+    """Hand the host kernel a device tree in one write(2)."""
+    host.channel.put("/run/blob.dtb", blob)
+    host.run(f"mkctl write-once /run/blob.dtb {path}")
+
+
+def granted_ram(host: Kernel, spawned: SpawnedKernel) -> Region:
+    """Return the memory that the host kernel's /proc/iomem names as an instance's."""
     resource = f"mk-instance-{spawned.id}-{spawned.name}-region-"
     regions = [r.region for r in host.iomem() if r.name.startswith(resource)]
     if len(regions) != 1:
         raise HarnessError(f"/proc/iomem of the host should list one {resource}*, it lists {len(regions)}")
-    return Instance(spawned, tuple(sorted(apic_ids[cpu] for cpu in spawned.cpus)), regions[0])
+    return regions[0]
 
 
 def irq_arguments(topology: Topology, name: str) -> tuple[str, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from harness.errors import UsageError
 from harness.multikernel.dialect import Dialect
+from harness.multikernel.mainline import MAINLINE
 from harness.multikernel.reference import REFERENCE
+from harness.multikernel.tree import TREE
 from harness.multikernel.v1 import V1
 from harness.multikernel.v2 import V2
 
-DIALECTS = {dialect.name: dialect for dialect in (REFERENCE, V1, V2)}
+DIALECTS = {dialect.name: dialect for dialect in (REFERENCE, V1, V2, TREE, MAINLINE)}
 
 
 def find_dialect(name: str) -> Dialect:

@@ -38,6 +38,11 @@ class Numbers:
     force: int | None = None
 
 
+def mount(host: Kernel) -> None:
+    """Mount the multikernel file system where it belongs, unless it is mounted."""
+    host.run(f"grep -q ' {MOUNT} ' /proc/mounts || mount -t multikernel none {MOUNT}")
+
+
 class Interface:
     """The calls of one host kernel. Instances have the ids and names of the device trees written."""
 
@@ -47,7 +52,7 @@ class Interface:
 
     def mount(self) -> None:
         """Mount the multikernel file system where it belongs."""
-        self.host.run(f"grep -q ' {MOUNT} ' /proc/mounts || mount -t multikernel none {MOUNT}")
+        mount(self.host)
 
     def call(self, line: str, *, limit: float = calls.LIMIT) -> Outcome:
         """Make any call."""

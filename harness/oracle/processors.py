@@ -6,10 +6,11 @@ Every kernel keeps its page tables in its own RAM, so the address in CR3 names t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from harness.errors import HarnessError
 from harness.vm.machine import Machine
-from harness.vm.registers import Registers, registers_of
 
 _CR3_ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 51..12 of CR3: the physical address of the page table root. Source: Intel SDM volume 3, 4.5."""
@@ -29,9 +30,20 @@ class Processor:
 
 def processors(machine: Machine) -> tuple[Processor, ...]:
     """Read the registers of all vCPUs; the machine may run."""
-    return tuple(map(processor_of, registers_of(machine.qmp)))
+    text = machine.qmp.execute("human-monitor-command", command_line="info registers -a")
+    return parse_registers(str(text))
 
 
-def processor_of(registers: Registers) -> Processor:
-    """Return what these registers say; CR3 without its flag bits."""
-    return Processor(registers.index, registers["RIP"], registers["CR3"] & _CR3_ADDRESS)
+def parse_registers(text: str) -> tuple[Processor, ...]:
+    """Read what QEMU's ``info registers -a`` prints."""
+    found = []
+    for block in re.split(r"^CPU#", text, flags=re.MULTILINE)[1:]:
+        index = re.match(r"\d+", block)
+        rip = re.search(r"\b[RE]IP=([0-9a-f]+)", block)
+        cr3 = re.search(r"\bCR3=([0-9a-f]+)", block)
+        if not (index and rip and cr3):
+            raise HarnessError("QEMU's register dump is not understood", details=block[:400])
+        found.append(Processor(int(index[0]), int(rip[1], 16), int(cr3[1], 16) & _CR3_ADDRESS))
+    if not found:
+        raise HarnessError("QEMU's register dump names no vCPU", details=text[:400])
+    return tuple(found)

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness import paths
+from harness.build import build
 from harness.definition import DIALECTS, DebianBase, TarballBase, load_definition, load_topology
 from harness.errors import UsageError
 from harness.multikernel import dialects
+from harness.progress import Progress
 
 GOOD = """
 summary = "x"
@@ -152,3 +157,23 @@ def test_fragments_are_added_behind_the_name(tmp_path):
     with pytest.raises(UsageError, match="no configuration fragment 'kasam'") as caught:
         load_definition("reference+kasam")
     assert "kasan" in caught.value.advice
+
+
+@pytest.mark.parametrize("name", ["rfc-v1", "rfc-v2", "rfc-v2-6.18"])
+def test_posts_that_were_not_given_are_told_with_message_id_and_base(name):
+    with pytest.raises(UsageError, match="needs --series") as caught:
+        build(load_definition(name), Progress(Console(file=io.StringIO())))
+    assert "-xiyou.wangcong@gmail.com" in caught.value.advice
+    assert "b4" in caught.value.advice
+    assert re.search(r"Linux 6\.1[78]", caught.value.advice)
+
+
+def test_a_checkout_that_was_not_given_is_told_with_where_to_get_it():
+    with pytest.raises(UsageError, match="needs --base") as caught:
+        build(load_definition("tree"), Progress(Console(file=io.StringIO())))
+    assert "git clone" in caught.value.advice
+
+
+def test_definition_without_a_base_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"mine\.toml.*bases"):
+        definition(tmp_path, GOOD[: GOOD.index("[[bases]]")])
