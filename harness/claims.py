@@ -100,7 +100,8 @@ class Claims:
     def summary(self) -> suite.Summary:
         """Return the counts so far."""
         summary = suite.summarize(self.suite.results())
-        summary.kernel, summary.build = self.config.getoption("--kernel"), self.build
+        kernel = self.config.getoption("--bzimage") or self.config.getoption("--kernel")
+        summary.kernel, summary.build = str(kernel), self.build
         summary.capabilities = dict(self.capabilities)
         return summary
 

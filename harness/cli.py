@@ -42,6 +42,11 @@ BaseText = Annotated[
 TopologyName = Annotated[
     str | None, Parameter(help="Topology in kernels/topologies/, in place of the definition's.")
 ]
+Image = Annotated[Path | None, Parameter(help="Image built elsewhere (a bzImage), in place of a definition.")]
+Vmlinux = Annotated[Path | None, Parameter(help="That image's vmlinux, for symbols.")]
+DialectName = Annotated[
+    str | None, Parameter(help="How that image is driven, where it does not tell by itself.")
+]
 AccelName = Annotated[Literal["auto", "kvm", "tcg"], Parameter(help="How QEMU runs the guest.")]
 
 
@@ -68,6 +73,9 @@ def demo(
     kernel: Kernel = "reference",
     series: Series = None,
     base: BaseText = None,
+    bzimage: Image = None,
+    vmlinux: Vmlinux = None,
+    dialect: DialectName = None,
     topology: TopologyName = None,
     accel: AccelName = "auto",
 ) -> int:
@@ -79,7 +87,12 @@ def demo(
     progress = Progress()
     chosen = choose(accel)
     progress.console.print(f"acceleration: {escape(chosen.verdict)}")
-    built = _build(kernel, series, base, progress)
+    if bzimage is not None:
+        from harness.build.own import own_build
+
+        built = own_build(bzimage, vmlinux, dialect, progress)
+    else:
+        built = _build(kernel, series, base, progress)
     machine = load_topology(topology or built.definition.topology)
     return 0 if demonstration.run(built, machine, chosen, progress) else 1
 
@@ -161,6 +174,9 @@ def judge(
     kernel: Kernel = "reference",
     series: Series = None,
     base: BaseText = None,
+    bzimage: Image = None,
+    vmlinux: Vmlinux = None,
+    dialect: DialectName = None,
     topology: TopologyName = None,
     accel: AccelName = "auto",
     listing: Annotated[bool, Parameter("--list", negative="", help="List the claims; run nothing.")] = False,
@@ -184,12 +200,20 @@ def judge(
         print(f"{len(found)} claims")
         return 0
     before = testing.recall(against) if against else None
-    built = _build(kernel, series, base, progress)
+    given = [*(["--series", str(series)] if series else []), *(["--base", base] if base else [])]
+    if bzimage is not None:
+        from harness.build.own import own_build
+
+        built = own_build(bzimage, vmlinux, dialect, progress)
+        kernel = built.definition.name
+        given = ["--bzimage", str(bzimage), "--dialect", built.definition.dialect]
+        given += ["--vmlinux", str(vmlinux)] if vmlinux else []
+    else:
+        built = _build(kernel, series, base, progress)
     common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
     if against and before is None:
         other = _build(against, None, None, progress)
         _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
-    given = [*(["--series", str(series)] if series else []), *(["--base", base] if base else [])]
     status, now = testing.run(built, ["--kernel", kernel, *given, *common], progress, workers=workers)
     if before is not None:
         progress.console.print(testing.comparison(now, before))

@@ -47,6 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--series", help="patches in place of the definition's: folder, mbox, REPO:OLDER..NEWER or message-id"
     )
     group.addoption("--base", help="Linux source folder or tarball, in place of the definition's")
+    group.addoption("--bzimage", type=Path, help="image built elsewhere, in place of a definition")
+    group.addoption("--vmlinux", type=Path, help="that image's vmlinux, for symbols")
+    group.addoption("--dialect", help="how that image is driven, where it does not tell by itself")
     group.addoption("--topology", help="topology in kernels/topologies/, in place of the definition's")
     group.addoption("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")
     group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
@@ -132,6 +135,10 @@ def build(request: pytest.FixtureRequest) -> Build:
     option = request.config.getoption
     base = option("--base")
     with _steps(request) as progress:
+        if option("--bzimage") is not None:
+            from harness.build.own import own_build
+
+            return own_build(option("--bzimage"), option("--vmlinux"), option("--dialect"), progress)
         return build_kernel(
             load_definition(option("--kernel")),
             progress,
