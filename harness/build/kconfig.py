@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import paths
+from harness import paths, process
 from harness.build.inputs import digest_of
 from harness.build.messages import errors, read
 from harness.build.worktree import OUTPUT
@@ -181,13 +181,14 @@ def _explain(denied: Sequence[Wish], tree: Path, output: Path, make: Sequence[st
 
 
 def _run(command: Sequence[str], env: Env) -> str:
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
-    )
-    if result.returncode != 0:
+    # What make starts ends with the harness, or it would write into the next build's folder.
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with process.running(command, stdin=subprocess.DEVNULL, env=env, **output) as child:
+        said: str = child.communicate()[0].decode(errors="replace")
+    if child.returncode != 0:
         raise HarnessError(
             f"`make {command[-1]}` failed",
-            details="\n".join(map(str, errors(read(result.stdout.splitlines())))) or result.stdout[-1500:],
+            details="\n".join(map(str, errors(read(said.splitlines())))) or said[-1500:],
             advice="correct the Kconfig file that is named; `make setup` installs what a kernel build needs",
         )
-    return result.stdout
+    return said

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.build import kconfig, make, messages
+from harness.build import kconfig, make, messages, unfinished
 from harness.build.make import UNFINISHED, BuildError, Made
 from harness.build.messages import Message
 from harness.build.worktree import OUTPUT, remove
@@ -64,10 +64,12 @@ def compile_kernel(tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: 
     ``log`` gets everything that make prints. Raises HarnessError with the compiler's messages.
     """
     output = tree / OUTPUT
-    if (output / UNFINISHED).exists():
-        remove(output)
+    gone = unfinished.discard(output, keep=WARNINGS)
+    if gone:
+        step.update(f"removed {gone:,} files that a killed build left")
     fresh = not (output / "vmlinux").exists()
     output.mkdir(exist_ok=True)
+    unfinished.begin(output)
     step.update("configuring")
     log.write_text(kconfig.configure(tree, output, wishes, make.command(tree), make.environment()))
     _remember(output, Made(("",), tuple(messages.read(log.read_text().splitlines())), 0))

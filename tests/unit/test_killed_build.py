@@ -21,8 +21,9 @@ import pytest
 MAKEFILE = """
 names := $(shell seq 30)
 objects := $(names:%=$(O)/%.o)
-tinyconfig: ; @echo CONFIG_MODULES=y > $(O)/.config
-olddefconfig: ; @true
+tinyconfig: $(O)/conf.o ; @echo CONFIG_MODULES=y > $(O)/.config
+olddefconfig: ; @test $$(wc -l < $(O)/conf.o) = 2
+$(O)/conf.o: common.h ; @echo half > $@ && sleep 0.1 && echo whole >> $@
 modules: ; @true
 bzImage: $(O)/arch/x86/boot/bzImage
 	@mkdir -p $(O)/include/config && echo 7.3.4 > $(O)/include/config/kernel.release
@@ -107,14 +108,19 @@ def test_ten_kills_at_random_moments_each_followed_by_the_right_kernel(mini):
     mini.build()
     whole = time.monotonic() - started
     moments = random.Random()
-    unfinished = 0
-    for value in range(1, KILLS + 1):
+    kills = value = 0
+    while kills < KILLS:
+        value += 1
         right = mini.edit(value)
         child = mini.start()
         time.sleep(moments.uniform(0.2, 0.9) * whole)
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
-        unfinished += child.returncode == -signal.SIGKILL
+        if child.returncode == -signal.SIGKILL:
+            kills += 1
+        else:
+            # A busy computer was less so; the moments come sooner.
+            whole *= 0.7
         complete = [path for path in (mini.cache / "store").iterdir() if path.suffix != ".new"]
         built = mini.build()
         image = Path(built["image"]).read_bytes()
@@ -122,5 +128,4 @@ def test_ten_kills_at_random_moments_each_followed_by_the_right_kernel(mini):
         assert Path(built["vmlinux"]).read_bytes() == right
         assert right in Path(built["host_initrd"]).read_bytes()
         assert all((path / "meta.json").exists() for path in complete)
-    assert unfinished > KILLS / 2, f"only {unfinished} kills came before the build's end"
     assert not list((mini.cache / "store").glob("*.new")), "the last good build leaves nothing half done"
