@@ -143,7 +143,7 @@ def test_readers_against_removal(
     loops = [f"{mk.remove_call(ready.name)};{mk.write_tree_call('/run/tree.dtb')}"]
     loops += [f"read fd:{folder}/{name} out:4096 4096" for name in files]
     loops += [f"read fd:{MOUNT}/device_tree out:4096 4096", "read fd:/proc/iomem out:4096 4096"]
-    steps = calls.race(lab.host, loops, seed=seed, seconds=3)
+    steps = calls.race(mk.host, loops, seed=seed, seconds=3)
     for step in steps:
         seen(str(step))
         assert set(step.ended) <= {"", "ENOENT", "ENODEV", "EEXIST"}, step

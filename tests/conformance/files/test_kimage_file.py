@@ -4,7 +4,7 @@
 import pytest
 
 from harness.definition import SpawnedKernel
-from harness.lab import Lab
+from harness.lab import Lab, Pair
 from harness.multikernel import calls
 from harness.multikernel.interface import Interface
 from harness.multikernel.kimage import EMPTY
@@ -22,7 +22,7 @@ def test_empty(lab: Lab, seen: Seen) -> None:
 
 @claim("each row's cells stand under their headings", source="known bug V1-20: the row is shifted by one")
 @pytest.mark.needs("spawn")
-def test_columns(pair, seen: Seen) -> None:  # type: ignore[no-untyped-def]
+def test_columns(pair: Pair, seen: Seen) -> None:
     header, *rows = [
         line for line in pair.host.read(pair.lab.dialect.kimage).splitlines() if set(line) - set("- ")
     ]
@@ -52,7 +52,7 @@ def test_small_reads(lab: Lab, seen: Seen) -> None:
 
 @claim("nobody but root is shown an address", source="known bug V1-20: the start address is world-readable")
 @pytest.mark.needs("spawn")
-def test_addresses_are_secret(pair, seen: Seen) -> None:  # type: ignore[no-untyped-def]
+def test_addresses_are_secret(pair: Pair, seen: Seen) -> None:
     line = f"uid:1000 read fd:{pair.lab.dialect.kimage} out:4000 4000"
     outcome = calls.call(pair.host, line)
     text = outcome.out.decode()
@@ -61,7 +61,7 @@ def test_addresses_are_secret(pair, seen: Seen) -> None:  # type: ignore[no-unty
     assert not shown, text
 
 
-@claim("the list cannot be written, cut or mapped", source="RFC v1 7/7 and v2 10/16: mode 0444")
+@claim("the list cannot be written, mapped or removed", source="RFC v1 7/7 and v2 10/16: mode 0444")
 def test_read_only(lab: Lab, seen: Seen) -> None:
     file = lab.dialect.kimage
     lines = [

@@ -33,7 +33,7 @@ POINTERS = ("null", "unmapped", "kernel", "noncanonical", "hex:0100", "hex:01000
 def test_pointer_to_nowhere(lab: Lab, seen: Seen) -> None:
     lines = [start(pointer) for pointer in POINTERS]
     # CAD_OFF changes nothing, and needs the same lock.
-    outcomes = calls.calls(lab.host, [*lines, start("null", command=0)])
+    outcomes = calls.calls(lab.host, [*lines, start("null", 0)])
     seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
     assert [outcome.error for outcome in outcomes] == ["EFAULT"] * len(lines) + [""], "\n".join(
         map(str, outcomes)
@@ -45,7 +45,7 @@ def test_pointer_to_nowhere(lab: Lab, seen: Seen) -> None:
 def test_every_command(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
     for command in commands(mk):
         for pointer in POINTERS:
-            outcome = mk.call(start(pointer, command=command))
+            outcome = mk.call(start(pointer, command))
             assert outcome.error == "EFAULT", outcome
     seen(f"{len(commands(mk))} commands, {len(POINTERS)} pointers; {loaded.name} is {mk.state(loaded.name)}")
     assert mk.state(loaded.name) == "loaded"
@@ -68,18 +68,10 @@ def test_unknown_id(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
 
 @claim("magic numbers and commands next to the real ones are refused", source="reboot(2): EINVAL")
 def test_wrong_numbers(lab: Lab, seen: Seen) -> None:
-    one = "i32:1"
-    lines = [
-        start(one, magic1=MAGIC1 ^ 1),
-        start(one, magic1=0),
-        start(one, magic2=MAGIC2 + 1),
-        start(one, magic2=0),
-        start(one, command=REBOOT_CMD_START + 1),
-        start(one, command=REBOOT_CMD_START + 2),
-        start(one, command=REBOOT_CMD_START ^ 0x20),
-        start(one, command=0x4D4B0000),
-        start(one, command=0xFFFFFFFE),
-    ]
+    magics = [(MAGIC1 ^ 1, MAGIC2), (0, MAGIC2), (MAGIC1, MAGIC2 + 1), (MAGIC1, 0)]
+    near = [REBOOT_CMD_START + 1, REBOOT_CMD_START + 2, REBOOT_CMD_START ^ 0x20, 0x4D4B0000, 0xFFFFFFFE]
+    lines = [start("i32:1", magic1=one, magic2=two) for one, two in magics]
+    lines += [start("i32:1", command) for command in near]
     outcomes = calls.calls(lab.host, lines)
     seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
     assert {outcome.error for outcome in outcomes} == {"EINVAL"}, "\n".join(map(str, outcomes))
