@@ -19,7 +19,7 @@ from harness import paths
 from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
-from harness.multikernel import messaging
+from harness.multikernel import calls, messaging
 from harness.multikernel.interface import Interface, Numbers
 from harness.progress import Progress
 
@@ -178,7 +178,26 @@ def _force(lab: Lab) -> str:
     return _stopped(lab, force=True)
 
 
+def _segments(lab: Lab) -> str:
+    start = lab.topology.pool.start
+    for line in (
+        f"kexec_load {start:#x} 1 segments:64@{start:#x}+4096 0x3e0010",
+        "kexec_load 0 0 null 0x3e0010",
+    ):
+        calls.call(lab.host, line).require()
+    return f"a segment at {start:#x}"
+
+
+def _fenced(lab: Lab) -> str:
+    spawned = lab.pair().spawned
+    if spawned.run("ls /sys/firmware | grep acpi || true"):
+        raise Absent(f"{spawned.name} sees the machine's ACPI tables")
+    return f"{spawned.name} sees no ACPI tables"
+
+
 _ALL = (
+    Capability("segments", "load a spawned kernel by kexec_load(2)", _on_host(_segments)),
+    Capability("fenced", "hide the machine's firmware from spawned kernels", _on_pair(_fenced)),
     Capability("spawn", "start a second Linux beside the host", _on_pair(_spawn)),
     Capability("kimage", "list loaded images in /proc", _on_host(_kimage)),
     Capability("messages", "send messages from kernel to kernel", _on_pair(_messages)),

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from harness.capabilities import interface_of
 from harness.definition import SpawnedKernel, Topology
 from harness.forks import Forks
-from harness.lab import Lab
+from harness.lab import Lab, Pair
 from harness.multikernel.interface import Interface
 
 SMALL = 64 << 20
@@ -44,3 +45,9 @@ def loaded(mk: Interface, ready: SpawnedKernel) -> SpawnedKernel:
     """``alpha`` as an instance with an image."""
     mk.load(ready.id).require()
     return ready
+
+
+@pytest.fixture
+def live(pair: Pair) -> Interface:
+    """The multikernel interface of ``pair``'s host kernel, whose instance runs Linux."""
+    return interface_of(pair.lab)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Starting a kernel on a reserved CPU: what a start needs, what it takes, what must not be done meanwhile."""
+
+import time
+
+import pytest
+
+from harness.definition import SpawnedKernel
+from harness.lab import Lab, Pair
+from harness.multikernel import calls
+from harness.multikernel.dialect import REBOOT_CMD_START
+from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
+from harness.multikernel.kernel import Kernel
+from harness.oracle.processors import processors
+from harness.plugin import Seen, claim
+from harness.vm import gdbstub
+
+pytestmark = pytest.mark.needs("spawn")
+
+WATCHED = 4.0
+"""Seconds over which two kernels' clocks are compared."""
+DRIFT = 0.01
+
+
+def start_again(pair: Pair) -> calls.Outcome:
+    """Start the running kernel's instance once more; v1 names it by its CPU."""
+    spawned = pair.instance.spawned
+    argument = spawned.cpus[0] if pair.lab.dialect.numbers is None else spawned.id
+    return calls.call(pair.host, f"reboot {MAGIC1:#x} {MAGIC2} {REBOOT_CMD_START:#x} i32:{argument}")
+
+
+def alive(pair: Pair) -> None:
+    """Require that both kernels answer, the spawned one on its own CPUs."""
+    assert pair.host.run("echo host") == "host"
+    assert pair.spawned.run("echo spawned") == "spawned", "the spawned kernel does not answer any more"
+    ram = pair.instance.ram
+    inside = tuple(p.index for p in processors(pair.lab.machine) if ram.start <= p.cr3 < ram.end)
+    assert inside == pair.instance.apic_ids, f"{pair.spawned.name} runs on vCPUs {inside}"
+
+
+@claim("a kernel that runs is not started again", source="known bug V1-07: no record that it runs")
+def test_start_twice(pair: Pair, seen: Seen) -> None:
+    outcome = start_again(pair)
+    seen(outcome.error or "accepted")
+    assert outcome.error == "EBUSY"
+    alive(pair)
+
+
+@claim(
+    "the host does not take a CPU back on which another kernel runs",
+    source="known bug V1-07: onlining it kills the spawned kernel",
+)
+def test_online_a_running_cpu(pair: Pair, seen: Seen) -> None:
+    cpu = pair.instance.spawned.cpus[0]
+    outcome = calls.call(pair.host, f"write fdw:/sys/devices/system/cpu/cpu{cpu}/online s:1 1", limit=10)
+    seen(f"echo 1 >cpu{cpu}/online: {outcome.error or 'accepted'}")
+    assert not outcome.ok, f"CPU {cpu} is the host's again while {pair.spawned.name} runs on it"
+    alive(pair)
+
+
+@claim("the host's other CPUs come and go while a spawned kernel runs", source="interface sheet SP-R1")
+def test_hotplug_beside_it(pair: Pair, seen: Seen) -> None:
+    others = [cpu for cpu in range(1, pair.lab.topology.vcpus) if cpu not in pair.instance.spawned.cpus]
+    online = "/sys/devices/system/cpu/cpu{}/online"
+    for cpu in others * 3:
+        for value in (0, 1):
+            pair.host.run(f"echo {value} >{online.format(cpu)}")
+    seen(f"CPUs {others}, three times each")
+    alive(pair)
+
+
+@claim("an instance that runs says that it is active", source="known bug V2-04: active is never set")
+@pytest.mark.needs("instances")
+def test_active(pair: Pair, live: Interface, seen: Seen) -> None:
+    state = live.state(pair.spawned.name)
+    seen(state)
+    assert state == "active"
+
+
+@claim(
+    "a kernel that runs is not loaded over, unloaded or removed",
+    source="known bugs V2-02, V2-04, C-02: its memory would be freed",
+)
+@pytest.mark.needs("instances")
+@pytest.mark.parametrize("what", ["load", "unload", "remove"])
+def test_leave_it_alone(pair: Pair, live: Interface, seen: Seen, what: str) -> None:
+    spawned = pair.instance.spawned
+    tried = {"load": live.load, "unload": live.unload, "remove": lambda _: live.remove(spawned.name)}
+    outcome = tried[what](spawned.id)
+    seen(f"{what}: {outcome.error or 'accepted'}")
+    assert outcome.error == "EBUSY"
+    alive(pair)
+
+
+@claim(
+    "a start succeeds only when the CPU has arrived in the other kernel",
+    source="known bug V1-14: exec returns 0 without knowing",
+)
+@pytest.mark.needs("instances")
+def test_cpu_that_does_not_arrive(lab: Lab, mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    cpu = loaded.cpus[0]
+    with gdbstub.stopped(lab.machine, cpu):
+        outcome = mk.start(loaded.id)
+    seen(f"with vCPU {cpu} standing still: {outcome.error or 'accepted'}, then {mk.state(loaded.name)}")
+    assert outcome.error == "ETIMEDOUT"
+    assert mk.host.run("echo alive") == "alive"
+
+
+def uptimes(pair: Pair) -> tuple[float, float]:
+    """Read both kernels' uptimes in seconds as of one moment: the host's is read before and after."""
+
+    def read(kernel: Kernel) -> float:
+        return float(kernel.read("/proc/uptime").split()[0])
+
+    tries = []
+    for _ in range(5):
+        before, spawned, after = read(pair.host), read(pair.spawned), read(pair.host)
+        tries.append((after - before, (before + after) / 2, spawned))
+    _, host, there = min(tries)
+    return host, there
+
+
+@claim("a spawned kernel's clock runs as fast as its host's", source="interface sheet SP-P4: drift below 1 %")
+def test_clock(pair: Pair, seen: Seen) -> None:
+    first = uptimes(pair)
+    time.sleep(WATCHED * pair.lab.accel.factor)
+    last = uptimes(pair)
+    host, there = (end - begin for begin, end in zip(first, last, strict=True))
+    seen(f"{there:.2f} s while the host counted {host:.2f} s ({there / host - 1:+.2%})")
+    # The reading itself is good to some hundredths of a second.
+    assert abs(there - host) < DRIFT * host + 0.15
+
+
+@claim("a spawned kernel knows the time of day", source="interface sheet SP-P4")
+def test_time_of_day(pair: Pair, seen: Seen) -> None:
+    before, there, after = (int(kernel.run("date +%s")) for kernel in (pair.host, pair.spawned, pair.host))
+    seen(f"{there - before:+d} s against its host")
+    assert before - 2 <= there <= after + 2
+
+
+@claim(
+    "a spawned kernel finds no firmware and no legacy devices to fight about", source="interface sheet SP-P5"
+)
+@pytest.mark.needs("fenced")
+def test_no_firmware(pair: Pair, seen: Seen) -> None:
+    found = pair.spawned.run("ls -d /sys/firmware/acpi /sys/bus/pci/devices/* /dev/rtc0 2>/dev/null || true")
+    chips = pair.spawned.run("grep -E 'IO-APIC|XT-PIC' /proc/interrupts || true")
+    seen(f"{found or 'no ACPI, no PCI device, no RTC'}; {chips or 'no IO-APIC, no 8259'}")
+    assert not found
+    assert not chips

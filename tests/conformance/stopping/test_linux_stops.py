@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""How a spawned Linux comes to its end, and what the host has again afterwards."""
+
+import time
+
+import numpy as np
+import pytest
+
+from harness.definition import SpawnedKernel
+from harness.lab import Lab, Pair
+from harness.multikernel import census
+from harness.multikernel.interface import Interface
+from harness.multikernel.kernel import Kernel
+from harness.oracle.processors import processors
+from harness.plugin import Seen, claim
+from harness.vm.ram import ram_of
+
+pytestmark = pytest.mark.needs("spawn")
+
+STATE_LIMIT = 20.0
+"""Seconds until the host has noticed that a kernel ended, before scaling by the accelerator."""
+ENDS = {
+    "poweroff": ("poweroff -f", "ready"),
+    "halt": ("halt -f", "ready"),
+    "reboot": ("reboot -f", "ready"),
+    "sysrq reboot": ("echo b >/proc/sysrq-trigger", "ready"),
+    "panic": ("echo c >/proc/sysrq-trigger", "failed"),
+}
+
+
+def wait_for_state(mk: Interface, name: str, factor: float) -> str:
+    """Wait until an instance is no longer active; return its state."""
+    limit = time.monotonic() + STATE_LIMIT * factor
+    while (state := mk.state(name)) == "active" and time.monotonic() < limit:
+        time.sleep(0.05)
+    return state
+
+
+def inside(pair: Pair) -> tuple[int, ...]:
+    """Return the vCPUs that execute the spawned kernel, or wait with its page tables."""
+    ram = pair.instance.ram
+    return tuple(p.index for p in processors(pair.lab.machine) if ram.start <= p.cr3 < ram.end)
+
+
+@claim(
+    "whatever ends a spawned kernel by its own hand leaves its host alive",
+    source="known bug V1-16; reviewers of RFC v1: what prevents one kernel from resetting everything",
+)
+@pytest.mark.parametrize("how", ENDS)
+def test_host_lives(pair: Pair, seen: Seen, how: str) -> None:
+    before = pair.host.heartbeat()
+    with pair.spawned.console.expected("panic|sysrq|crash|NULL|BUG|Oops", required=False):
+        pair.spawned.console.send(f"{ENDS[how][0]}\n")
+        time.sleep(1.0 * pair.lab.accel.factor)
+    ended = pair.lab.machine.ended()
+    if ended is not None:
+        pair.lab.machine.end_awaited = True
+    seen(f"{how}: {ended or 'the machine runs'}")
+    assert ended is None, f"{how} in {pair.spawned.name} ended the whole machine: {ended}"
+    time.sleep(0.2)
+    assert pair.host.heartbeat().stopped_since(before) == [], "CPUs of the host stand still"
+
+
+@claim(
+    "an instance whose kernel ended is not active any more, and starts again when it is loaded again",
+    source="kernels/reference/README.md: states",
+)
+@pytest.mark.needs("halt")
+@pytest.mark.parametrize("how", ["poweroff", "panic"])
+def test_again_after_its_end(pair: Pair, live: Interface, seen: Seen, how: str) -> None:
+    command, expected = ENDS[how]
+    name, id = pair.spawned.name, pair.instance.id
+    with pair.spawned.console.expected("panic|sysrq|crash|NULL|BUG|Oops", required=False):
+        pair.spawned.console.send(f"{command}\n")
+        state = wait_for_state(live, name, pair.lab.accel.factor)
+    seen(f"{how}: {state}")
+    assert state == expected
+    assert not inside(pair), "its CPU still has its page tables"
+    if state == "failed":
+        live.unload(id).require()
+    boot_again(pair)
+
+
+def boot_again(pair: Pair) -> None:
+    """Load and start the spawned kernel's instance once more, and wait for its user space."""
+    lab, console = pair.lab, pair.spawned.console
+    began = console.mark
+    lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
+    lab.dialect.start(pair.host, pair.instance)
+    limit = time.monotonic() + 40 * lab.accel.factor
+    while f"user space is up on {pair.spawned.name}" not in console.transcript[began:].decode(
+        errors="replace"
+    ):
+        assert time.monotonic() < limit, f"it does not come up again:\n{console.tail()}"
+        time.sleep(0.05)
+
+
+@claim(
+    "a Linux that is asked to stop has left its CPUs when the call returns (seen from outside)",
+    source="multikernel tree: LINUX_REBOOT_CMD_MULTIKERNEL_HALT",
+)
+@pytest.mark.needs("halt", "force")
+@pytest.mark.parametrize("how", ["halt", "force"])
+def test_asked_to_stop(pair: Pair, live: Interface, seen: Seen, how: str) -> None:
+    assert inside(pair) == pair.instance.apic_ids
+    (live.halt if how == "halt" else live.force)(pair.instance.id).require()
+    seen(f"{how}: {live.state(pair.spawned.name)}, vCPUs in its memory: {inside(pair)}")
+    assert inside(pair) == ()
+    assert live.state(pair.spawned.name) == "ready"
+    # Its console is silent for good.
+    mark = pair.spawned.console.mark
+    time.sleep(0.5)
+    assert pair.spawned.console.mark == mark
+
+
+@claim(
+    "Linux is started and stopped ten times in one instance",
+    source="issues 20 and 35 of the multikernel tree",
+)
+@pytest.mark.needs("halt", "force")
+def test_ten_times(pair: Pair, live: Interface, seen: Seen) -> None:
+    ids = set()
+    for number in range(10):
+        ids.add(str(inside(pair)))
+        (live.halt if number % 2 else live.force)(pair.instance.id).require()
+        boot_again(pair)
+    seen(f"ten times on vCPUs {', '.join(ids)}")
+    assert ids == {str(pair.instance.apic_ids)}
+    kernel = Kernel(pair.spawned.name, pair.spawned.console, pair.spawned.channel, pair.spawned.factor)
+    kernel.channel.wait_ready()
+    assert kernel.run("echo alive") == "alive"
+
+
+@claim(
+    "a removed instance gives everything back: CPUs, memory, names",
+    source="interface sheet RC-P3, RC-P4",
+)
+@pytest.mark.needs("halt", "remove")
+def test_everything_back(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    before = census.take(lab.host)
+    pair = lab.pair()
+    granted = pair.instance.spawned
+    mk.halt(granted.id).require()
+    mk.remove(granted.name).require()
+    after = census.take(lab.host)
+    lost = after.lost_since(before)
+    seen(
+        f"{len(before.lists)} lists the same; MemFree {after.memory['MemFree'] - before.memory['MemFree']:+d} KiB"
+    )
+    assert not lost, "\n".join(lost)
+    for cpu in granted.cpus:
+        assert lab.host.run(f"taskset -c {cpu} echo runs") == "runs", f"nothing runs on CPU {cpu}"
+
+
+@claim(
+    "the memory of a removed instance holds nothing of it (seen from outside)",
+    source="interface sheet ME-P5; known bug V2-14: not scrubbed",
+)
+@pytest.mark.needs("halt", "remove")
+def test_scrubbed(pair: Pair, live: Interface, seen: Seen) -> None:
+    region = pair.instance.ram
+    live.halt(pair.instance.id).require()
+    live.remove(pair.spawned.name).require()
+    ram, left = ram_of(pair.lab.machine), 0
+    for start in range(region.start, region.end, 16 << 20):
+        size = min(16 << 20, region.end - start)
+        left += int(np.count_nonzero(ram.array(start, size)))
+    seen(f"{left} bytes of {region.size >> 20} MiB are not zero")
+    assert left == 0
