@@ -142,11 +142,8 @@ def test_everything_back(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Se
     granted = pair.instance.spawned
     mk.halt(granted.id).require()
     mk.remove(granted.name).require()
-    after = census.take(lab.host)
-    lost = after.lost_since(before)
-    seen(
-        f"{len(before.lists)} lists the same; MemFree {after.memory['MemFree'] - before.memory['MemFree']:+d} KiB"
-    )
+    lost = census.take(lab.host).lost_since(before)
+    seen("; ".join(lost) or f"{', '.join(before.lists)} as before")
     assert not lost, "\n".join(lost)
     for cpu in granted.cpus:
         assert lab.host.run(f"taskset -c {cpu} echo runs") == "runs", f"nothing runs on CPU {cpu}"
