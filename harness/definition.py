@@ -182,6 +182,8 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pool: Pool
     spawned: tuple[SpawnedKernel, ...]
     serial: tuple[SerialLine, ...]
+    cores: Count | None = None
+    """Cores of a processor socket; 3, for example, gives APIC ids 0, 1, 2, 4, 5, 6. None: one socket."""
     name: str = ""
     """The file's name without ``.toml``; set when it is read."""
 
@@ -281,6 +283,8 @@ def _located(entry: str | GuestFile, folder: Path) -> GuestFile:
 
 def _check(topology: Topology, refuse: Refused) -> None:
     """Refuse a topology whose parts do not fit together."""
+    if topology.cores is not None and topology.vcpus % topology.cores:
+        raise refuse(f"{topology.vcpus} CPUs do not fill sockets of {topology.cores} cores")
     seen_cpus: set[int] = set()
     for at, kernel in enumerate(topology.spawned):
         for cpu in kernel.cpus:

@@ -196,5 +196,6 @@ def machine_spec(build: Build, topology: Topology) -> MachineSpec:
         machine=topology.machine,
         cpu=topology.cpu,
         serial=topology.serial,
+        cores=topology.cores,
         network=build.definition.ssh,
     )

@@ -34,6 +34,8 @@ class MachineSpec:
     machine: str
     cpu: str
     serial: tuple[SerialLine, ...]
+    cores: int | None = None
+    """Cores of a socket; all are in one where it is None. Odd numbers leave gaps in the APIC ids."""
     network: bool = False
     """Whether there is a network card, by which the harness can reach the guest, and the guest nobody."""
 
@@ -47,6 +49,12 @@ def program(name: str, spec: MachineSpec) -> str:
         if not file.is_file():
             raise UsageError(f"there is no file {file} to boot", advice="build it first")
     return qemu
+
+
+def _smp(spec: MachineSpec) -> str:
+    if spec.cores is None:
+        return str(spec.vcpus)
+    return f"{spec.vcpus},sockets={spec.vcpus // spec.cores},cores={spec.cores},threads=1"
 
 
 def arguments(
@@ -70,7 +78,7 @@ def arguments(
     memory = f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{ram},share={share}"
     result = ["-no-user-config", "-nodefaults", "-display", "none"]
     result += ["-machine", f"{spec.machine},memory-backend=ram", "-accel", accel.argument]
-    result += ["-cpu", spec.cpu, "-smp", str(spec.vcpus), "-m", size, "-object", memory]
+    result += ["-cpu", spec.cpu, "-smp", _smp(spec), "-m", size, "-object", memory]
     result += ["-S", "-incoming", "defer"] if incoming else []
     result += ["-action", "reboot=shutdown,shutdown=pause"]
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Other machines than the usual one: more kernels, more CPUs in one kernel, gaps in the APIC ids."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness.build import Build
+from harness.definition import load_topology
+from harness.forks import Forks
+from harness.lab import Lab
+from harness.multikernel import messaging
+from harness.multikernel.kernel import Kernel
+from harness.plugin import Seen, claim
+from harness.progress import Progress
+from harness.vm.accel import choose
+
+pytestmark = pytest.mark.needs("spawn", "several")
+
+WORK = "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null"
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """A machine of the test's own with the topology that its parameter names; its host is up."""
+    forks = Forks(build, load_topology(request.param), choose(pytestconfig.getoption("--accel")))
+    with forks.lab("booted", Progress()) as lab:
+        yield lab
+
+
+def cpus_of(kernel: Kernel) -> int:
+    return int(kernel.run("grep -c ^processor /proc/cpuinfo"))
+
+
+@claim(
+    "three spawned kernels run beside their host, one of them on two CPUs, and none starves another",
+    source="issues 20 and 35 of the multikernel tree: wish list of its maintainers",
+)
+@pytest.mark.parametrize("machine", ["trio"], indirect=True)
+def test_three_at_once(machine: Lab, seen: Seen) -> None:
+    spawned = [machine.pair(granted.name).spawned for granted in machine.topology.spawned]
+    kernels = [machine.host, *spawned]
+    for kernel in spawned:
+        kernel.start_heartbeat()
+    time.sleep(0.3 * machine.accel.factor)
+    with ThreadPoolExecutor() as pool:
+        before = list(pool.map(Kernel.heartbeat, kernels))
+        list(pool.map(lambda kernel: kernel.run(WORK, timeout=30), kernels))
+        after = list(pool.map(Kernel.heartbeat, kernels))
+    counts = {kernel.name: cpus_of(kernel) for kernel in kernels}
+    seen(", ".join(f"{name} on {count} CPUs" for name, count in counts.items()))
+    assert [counts[granted.name] for granted in machine.topology.spawned] == [2, 1, 1]
+    for kernel, then, now in zip(kernels, before, after, strict=True):
+        assert now.stopped_since(then) == [], f"CPUs of {kernel.name} stand still"
+    ids = [set(kernel.apic_ids()) for kernel in kernels]
+    assert sum(map(len, ids)) == len(set().union(*ids)), f"a CPU is online in two kernels: {ids}"
+
+
+@claim(
+    "both CPUs of a spawned kernel run its tasks",
+    source="multikernel tree: an instance with several CPUs brings all of them up",
+)
+@pytest.mark.parametrize("machine", ["sparse"], indirect=True)
+def test_two_cpus(machine: Lab, seen: Seen) -> None:
+    spawned = machine.pair().spawned
+    # Field 39 of proc_pid_stat(5) is the CPU that the process ran on.
+    told = [spawned.run(f"taskset -c {cpu} cat /proc/self/stat").split() for cpu in (0, 1)]
+    where = [fields[38] for fields in told]
+    interrupts = spawned.run("grep LOC: /proc/interrupts").split()[1:3]
+    seen(f"tasks ran on CPUs {', '.join(where)}; timer interrupts {', '.join(interrupts)}")
+    assert where == ["0", "1"]
+    assert all(int(count) > 0 for count in interrupts)
+
+
+@claim(
+    "a machine whose APIC ids have gaps is no different",
+    source="known bug V1-08: logical and APIC ids are mixed up",
+)
+@pytest.mark.parametrize("machine", ["sparse"], indirect=True)
+def test_gaps_in_apic_ids(machine: Lab, seen: Seen) -> None:
+    pair = machine.pair()
+    host, spawned = machine.host.apic_ids(), pair.spawned.apic_ids()
+    seen(f"APIC ids: host {host}, spawned {spawned}")
+    assert sorted(host + spawned) == [0, 1, 2, 4, 5, 6], "this machine has no gaps"
+    assert spawned == pair.instance.apic_ids
+    messaging.send(machine.host, machine.dialect.to_spawned(pair.instance), b"over the gap")
+    messaging.send(pair.spawned, machine.dialect.to_host, b"and back")
+    messaging.wait_for(pair.spawned, b"over the gap")
+    messaging.wait_for(machine.host, b"and back")
