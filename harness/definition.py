@@ -284,7 +284,7 @@ def _located(entry: str | GuestFile, folder: Path) -> GuestFile:
 def _check(topology: Topology, refuse: Refused) -> None:
     """Refuse a topology whose parts do not fit together."""
     if topology.cores is not None and topology.vcpus % topology.cores:
-        raise refuse(f"{topology.vcpus} CPUs do not fill sockets of {topology.cores} cores")
+        raise refuse(("cores",), f"{topology.vcpus} CPUs do not fill sockets of {topology.cores} cores")
     seen_cpus: set[int] = set()
     for at, kernel in enumerate(topology.spawned):
         for cpu in kernel.cpus:
