@@ -151,7 +151,7 @@ class Lab:
         with self.progress.step(f"granting {granted.name} CPU {cpus} and {granted.memory >> 20} MiB"):
             instance = self.dialect.grant(host, self.topology, granted)
         with self.progress.step(f"loading {granted.name}'s kernel by kexec"):
-            self.dialect.load(host, instance, " ".join(arguments))
+            self.dialect.load(host, instance, self.dialect.linux, " ".join(arguments))
         with self.progress.step(f"starting {granted.name} on CPU {granted.cpus[0]}") as step:
             self.dialect.start(host, instance)
             kernel.console.expect(r"Linux version", timeout=BOOT_TIMEOUT)

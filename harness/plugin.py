@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.forks import Forks, StageName
     from harness.lab import Lab, Pair
     from harness.multikernel.interface import Interface
+    from harness.multikernel.payload import Payload
 
 # The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
 
@@ -173,6 +174,14 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A host kernel and the topology's first spawned kernel, both alive, on a machine of the test's own."""
     with _machine(request, "spawned") as running:
         yield running.pair()
+
+
+@pytest.fixture
+def payload(lab: Lab) -> Payload:
+    """The payload, running in place of the topology's first spawned kernel on a machine of the test's own."""
+    from harness.multikernel.payload import spawn_payload
+
+    return spawn_payload(lab, lab.topology.spawned[0])
 
 
 @pytest.fixture

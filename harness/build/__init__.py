@@ -19,7 +19,19 @@ from pathlib import Path
 import msgspec
 
 from harness import paths
-from harness.build import clean, extra, initramfs, kconfig, kernel, messages, source, sshd, store, worktree
+from harness.build import (
+    clean,
+    extra,
+    initramfs,
+    kconfig,
+    kernel,
+    messages,
+    payload,
+    source,
+    sshd,
+    store,
+    worktree,
+)
 from harness.build import series as patches
 from harness.build.apply import Applied, apply, refuse
 from harness.build.folder import kernel_version
@@ -225,7 +237,8 @@ def _make(
             elf = initramfs.stripped(compiled.vmlinux) if definition.dialect in ELF_DIALECTS else None
             base = initramfs.base_archive(modules, tools, initramfs.busybox(progress), files)
             (entry / "initrd.cpio").write_bytes(base)
-            host = b"".join((initramfs.host_archive(base, bzimage, elf), *host_extras))
+            small = payload.compile_payload(payload.sources())
+            host = b"".join((initramfs.host_archive(base, bzimage, elf, small), *host_extras))
             (entry / "host-initrd.cpio").write_bytes(host)
             step.done(f"{len(base) / 1e6:.1f} MB, {len(modules)} modules")
         (entry / "bzImage").write_bytes(bzimage)
@@ -273,7 +286,7 @@ def _guest_inputs(
     definition: Definition, busybox: bytes, more: Mapping[str, extra.File], archives: Sequence[bytes]
 ) -> dict[str, str]:
     """Return a digest of everything that goes into the guests' user space, under a name for people."""
-    sources = [paths.INITRAMFS / "init.j2"]
+    sources = [paths.INITRAMFS / "init.j2", *payload.sources()]
     for tool in initramfs.tool_sources().values():
         sources += tool
     for name in definition.modules:
@@ -286,7 +299,7 @@ def _guest_inputs(
         "guest modules": " ".join(definition.modules),
         # The guests' programs are linked with it.
         "C library": os.confstr("CS_GNU_LIBC_VERSION") or "",
-        "guest flags": " ".join(initramfs.CFLAGS),
+        "guest flags": " ".join((*initramfs.CFLAGS, *payload.CFLAGS)),
         "busybox": digest_of_bytes(busybox),
         **{
             f"initramfs/{file.relative_to(paths.INITRAMFS)}": digest_of_bytes(file.read_bytes())

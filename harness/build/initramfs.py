@@ -105,14 +105,7 @@ def compile_tool(name: str, sources: Sequence[Path]) -> bytes:
         raise HarnessError(f"the guest program {name} has no source", advice="restore initramfs/ from git")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / name
-        command = ["gcc", *CFLAGS, "-o", str(program), *units]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise HarnessError(
-                f"the guest program {name} does not compile",
-                details=result.stderr[-3000:],
-                advice="correct its source in initramfs/; gcc needs libc6-dev (`make setup`)",
-            )
+        gcc(name, [*CFLAGS, "-o", str(program), *units])
         return program.read_bytes()
 
 
@@ -132,6 +125,17 @@ def tool(name: str, sources: Sequence[Path], compiler: str) -> bytes:
     new.write_bytes(wanted + b"\n" + program)
     new.rename(file)
     return program
+
+
+def gcc(name: str, arguments: Sequence[str]) -> None:
+    """Run gcc for the guest program ``name``. Raises HarnessError with its messages."""
+    result = subprocess.run(["gcc", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise HarnessError(
+            f"the guest program {name} does not compile",
+            details=result.stderr[-3000:],
+            advice="correct its source in initramfs/; gcc needs libc6-dev (`make setup`)",
+        )
 
 
 def init_script(modules: Sequence[str], template: Path | None = None) -> bytes:
@@ -177,12 +181,12 @@ def base_archive(
     return archive(files, DEVICES, {place: file.mode for place, file in more.items()})
 
 
-def host_archive(base: bytes, bzimage: bytes, vmlinux: bytes | None) -> bytes:
-    """Build the host kernel's archive: the common one, and behind it the kernel to spawn.
+def host_archive(base: bytes, bzimage: bytes, vmlinux: bytes | None, payload: bytes) -> bytes:
+    """Build the host kernel's archive: the common one, and behind it what can be spawned.
 
     ``vmlinux`` is for dialects that load an ELF image, None for the others.
     """
-    files = {"boot/bzImage": bzimage, "boot/initrd": base}
+    files = {"boot/bzImage": bzimage, "boot/initrd": base, "boot/payload": payload}
     if vmlinux is not None:
         files["boot/vmlinux"] = vmlinux
     return base + archive(files)

@@ -21,7 +21,7 @@ import msgspec
 from filelock import FileLock
 
 from harness import paths
-from harness.build import ELF_DIALECTS, Build, _guest_inputs, initramfs, kernel, messages, store
+from harness.build import ELF_DIALECTS, Build, _guest_inputs, initramfs, kernel, messages, payload, store
 from harness.build.inputs import digest_of_bytes
 from harness.definition import DIALECTS, Definition, load_definition
 from harness.errors import HarnessError, UsageError
@@ -178,7 +178,8 @@ def _fill(entry: Path, image: Image, elf: bytes, definition: Definition, busybox
     (entry / "config").write_bytes(config_of(elf))
     (entry / "initrd.cpio").write_bytes(base)
     slim = initramfs.stripped(entry / "vmlinux") if definition.dialect in ELF_DIALECTS else None
-    (entry / "host-initrd.cpio").write_bytes(initramfs.host_archive(base, image.content, slim))
+    small = payload.compile_payload(payload.sources())
+    (entry / "host-initrd.cpio").write_bytes(initramfs.host_archive(base, image.content, slim, small))
     (entry / store.REPORT).write_bytes(b"[]")
     (entry / store.WARNINGS).write_bytes(msgspec.json.encode(messages.split((), ())))
 

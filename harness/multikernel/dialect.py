@@ -7,6 +7,7 @@ agent. A new generation is a new module that composes one ``Dialect``, mostly ou
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,20 @@ REBOOT_CMD_START = 0x4D4B4C49
 
 
 @dataclass(frozen=True)
+class Image:
+    """What can be loaded: files of the host's. ``initrd`` is None where there is none."""
+
+    kernel: str
+    initrd: str | None = None
+
+
+LINUX = Image("/boot/bzImage", "/boot/initrd")
+"""The kernel under test with its user space."""
+LINUX_ELF = Image("/boot/vmlinux", LINUX.initrd)
+"""The same, for loaders that take no bzImage."""
+
+
+@dataclass(frozen=True)
 class Dialect:
     """One generation of the interface.
 
@@ -40,13 +55,15 @@ class Dialect:
     spawned_arguments: Callable[[Topology, SpawnedKernel], tuple[str, ...]]
     """Command line arguments that the spawned kernel needs."""
     grant: Callable[[Kernel, Topology, SpawnedKernel], Instance]
-    load: Callable[[Kernel, Instance, str], None]
-    """Load /boot's kernel and initrd with the given command line."""
+    load: Callable[[Kernel, Instance, Image, str], None]
+    """Load an image with the given command line."""
     start: Callable[[Kernel, Instance], None]
     to_spawned: Callable[[Instance], int]
     """The destination that a message from the host to an instance is addressed to."""
     to_host: int
     """The destination that a message from an instance to the host is addressed to."""
+    linux: Image = LINUX
+    """The kernel under test, in the form that ``load`` takes."""
     numbers: Numbers | None = None
     """The constants of its system calls, where instances have ids."""
 
@@ -85,6 +102,17 @@ def _told_arguments(console: SerialLine, agent: SerialLine) -> tuple[str, ...]:
         "mkh.agent=ttyS1",
         f"mkh.io={console.address:#x},{agent.address:#x}",
     )
+
+
+def load_by_file(numbers: Numbers) -> Callable[[Kernel, Instance, Image, str], None]:
+    """Load into an instance by kexec_file_load(2), its id in the flags. Source: RFC v2 15/16."""
+
+    def load(host: Kernel, instance: Instance, image: Image, arguments: str) -> None:
+        flags = numbers.load_flag | instance.id << numbers.id_shift
+        files = f"{image.kernel} {image.initrd or '-'}"
+        host.run(f"mkctl load-file {files} {shlex.quote(arguments)} {flags:#x}", timeout=30)
+
+    return load
 
 
 def start_by_id(host: Kernel, instance: Instance) -> None:

@@ -8,19 +8,13 @@ from harness.multikernel.dialect import (
     Dialect,
     console_arguments,
     grant_by_device_tree,
+    load_by_file,
     pool_arguments,
     start_by_id,
 )
-from harness.multikernel.instance import Instance
 from harness.multikernel.interface import Numbers
-from harness.multikernel.kernel import Kernel
 
 NUMBERS = Numbers(load_flag=0x100, id_shift=16, start=REBOOT_CMD_START, halt=0x4D4B4C48, force=0x4D4B4C46)
-
-
-def _load(host: Kernel, instance: Instance, arguments: str) -> None:
-    flags = NUMBERS.load_flag | instance.id << NUMBERS.id_shift
-    host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=30)
 
 
 REFERENCE = Dialect(
@@ -29,7 +23,7 @@ REFERENCE = Dialect(
     host_arguments=pool_arguments,
     spawned_arguments=lambda topology, spawned: console_arguments(topology, spawned.name),
     grant=grant_by_device_tree,
-    load=_load,
+    load=load_by_file(NUMBERS),
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,

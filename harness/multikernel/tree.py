@@ -14,10 +14,12 @@ from harness.definition import SpawnedKernel, Topology
 from harness.errors import HarnessError
 from harness.multikernel.devicetree import baseline_blob, create_blob
 from harness.multikernel.dialect import (
+    LINUX_ELF,
     REBOOT_CMD_START,
     Dialect,
     console_arguments,
     granted_ram,
+    load_by_file,
     start_by_id,
     write_blob,
 )
@@ -102,19 +104,15 @@ def _refused(host: Kernel, what: str) -> HarnessError:
     return HarnessError(what, details=said, advice="the host kernel's last lines above say why")
 
 
-def _load(host: Kernel, instance: Instance, arguments: str) -> None:
-    # It takes an ELF vmlinux that has the multikernel note, and no bzImage.
-    flags = NUMBERS.load_flag | instance.id << NUMBERS.id_shift
-    host.run(f"mkctl load-file /boot/vmlinux /boot/initrd '{arguments}' {flags:#x}", timeout=30)
-
-
 TREE = Dialect(
     name="tree",
     kimage="/proc/kimage",
     host_arguments=_host_arguments,
     spawned_arguments=_spawned_arguments,
     grant=_grant,
-    load=_load,
+    load=load_by_file(NUMBERS),
+    # It takes an ELF vmlinux that has the multikernel note, and no bzImage.
+    linux=LINUX_ELF,
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,

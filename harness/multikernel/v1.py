@@ -6,12 +6,16 @@ The series fences nothing: the spawned kernel's memory map and command line are 
 
 from __future__ import annotations
 
+import shlex
+
 from harness.definition import SpawnedKernel, Topology
 from harness.model import Region
 from harness.multikernel.dialect import (
+    LINUX_ELF,
     LOW,
     REBOOT_CMD_START,
     Dialect,
+    Image,
     console_arguments,
     low_window_arguments,
     unfenced_arguments,
@@ -58,10 +62,11 @@ def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance
     return Instance(spawned, tuple(sorted(apic_ids[cpu] for cpu in spawned.cpus)), ram, (LOW, SHARED))
 
 
-def _load(host: Kernel, instance: Instance, arguments: str) -> None:
+def _load(host: Kernel, instance: Instance, image: Image, arguments: str) -> None:
     low, shared, ram = LOW.region, SHARED.region, instance.ram
     host.run(
-        f"mkctl load-v1 /boot/vmlinux /boot/initrd '{arguments}' {ram.start:#x} {ram.size:#x}"
+        f"mkctl load-v1 {image.kernel} {image.initrd or '-'} {shlex.quote(arguments)}"
+        f" {ram.start:#x} {ram.size:#x}"
         f" --low {low.start:#x}:{low.size:#x} --ram {shared.start:#x}:{shared.size:#x}",
         timeout=30,
     )
@@ -78,6 +83,8 @@ V1 = Dialect(
     spawned_arguments=_spawned_arguments,
     grant=_grant,
     load=_load,
+    # The entry is of our own making, so it is the kernel as ELF.
+    linux=LINUX_ELF,
     start=_start,
     # v1 addresses CPUs by the sender's own numbers. CPU 0 of the spawned kernel is itself; the
     # host's CPUs keep the numbers that they have there.

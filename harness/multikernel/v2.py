@@ -15,6 +15,7 @@ from harness.multikernel.dialect import (
     Dialect,
     console_arguments,
     grant_by_device_tree,
+    load_by_file,
     low_window_arguments,
     pool_arguments,
     start_by_id,
@@ -45,18 +46,13 @@ def _grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance
     return replace(grant_by_device_tree(host, topology, spawned), fixed=(LOW,))
 
 
-def _load(host: Kernel, instance: Instance, arguments: str) -> None:
-    flags = NUMBERS.load_flag | instance.id << NUMBERS.id_shift
-    host.run(f"mkctl load-file /boot/bzImage /boot/initrd '{arguments}' {flags:#x}", timeout=30)
-
-
 V2 = Dialect(
     name="v2",
     kimage="/proc/kimage",
     host_arguments=lambda topology: (*pool_arguments(topology), *low_window_arguments()),
     spawned_arguments=_spawned_arguments,
     grant=_grant,
-    load=_load,
+    load=load_by_file(NUMBERS),
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,

@@ -18,14 +18,18 @@ _CR3_ADDRESS = 0x000F_FFFF_FFFF_F000
 
 @dataclass(frozen=True)
 class Processor:
-    """One vCPU at one moment: QEMU's index, instruction pointer, page table root's address."""
+    """One vCPU at one moment: QEMU's index, instruction pointer, page table root's address.
+
+    ``halted``: it waits for an interrupt, or for the INIT and SIPI that start it.
+    """
 
     index: int
     rip: int
     cr3: int
+    halted: bool
 
     def __str__(self) -> str:
-        return f"vCPU {self.index}: RIP {self.rip:#x}, CR3 {self.cr3:#x}"
+        return f"vCPU {self.index}: RIP {self.rip:#x}, CR3 {self.cr3:#x}{', halted' if self.halted else ''}"
 
 
 def processors(machine: Machine) -> tuple[Processor, ...]:
@@ -41,9 +45,12 @@ def parse_registers(text: str) -> tuple[Processor, ...]:
         index = re.match(r"\d+", block)
         rip = re.search(r"\b[RE]IP=([0-9a-f]+)", block)
         cr3 = re.search(r"\bCR3=([0-9a-f]+)", block)
-        if not (index and rip and cr3):
+        halted = re.search(r"\bHLT=([01])", block)
+        if not (index and rip and cr3 and halted):
             raise HarnessError("QEMU's register dump is not understood", details=block[:400])
-        found.append(Processor(int(index[0]), int(rip[1], 16), int(cr3[1], 16) & _CR3_ADDRESS))
+        found.append(
+            Processor(int(index[0]), int(rip[1], 16), int(cr3[1], 16) & _CR3_ADDRESS, halted[1] == "1")
+        )
     if not found:
         raise HarnessError("QEMU's register dump names no vCPU", details=text[:400])
     return tuple(found)

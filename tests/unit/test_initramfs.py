@@ -61,13 +61,14 @@ def test_cpio_reads_it(tmp_path):
 
 def test_host_has_all_of_the_guest_and_the_kernel_to_spawn():
     base = initramfs.base_archive({"mkmsg": b"ko"}, {"mkctl": b"ctl", "mkagent": b"ag"}, b"box")
-    found = read(initramfs.host_archive(base, b"kernel", None))
+    found = read(initramfs.host_archive(base, b"kernel", None, b"small"))
     assert found["boot/bzImage"][1] == b"kernel"
+    assert found["boot/payload"][1] == b"small"
     assert found["boot/initrd"][1] == base
     assert found["lib/modules/mkmsg.ko"][1] == b"ko"
     assert {"init", "bin/busybox", "bin/mkctl", "bin/mkagent", "dev/console"} <= set(found)
     assert "boot/vmlinux" not in found
-    assert read(initramfs.host_archive(base, b"kernel", b"elf"))["boot/vmlinux"][1] == b"elf"
+    assert read(initramfs.host_archive(base, b"kernel", b"elf", b"small"))["boot/vmlinux"][1] == b"elf"
 
 
 def test_a_definitions_own_files_are_there_with_their_modes():

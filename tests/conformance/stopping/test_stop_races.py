@@ -2,12 +2,12 @@
 """Starts, stops, unloads and removals of one instance, all at once: it ends in a state that it can be in."""
 
 import pytest
-from harness.multikernel.payload import FILE
 
 from harness.definition import SpawnedKernel
 from harness.lab import Lab
 from harness.multikernel import calls
 from harness.multikernel.interface import Interface
+from harness.multikernel.payload import FILE
 from harness.plugin import Seen, claim
 
 pytestmark = pytest.mark.needs("instances", "halt", "force", "unload", "remove")

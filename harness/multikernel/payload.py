@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""The payload in place of a spawned kernel: it starts in milliseconds and does what it is told.
+
+    payload = spawn_payload(lab, lab.topology.spawned[0])
+    payload.boot.ram                         # what it was told about its memory
+    payload.command("peek 0x100000").number("value")
+    payload.last_command("spin")             # after which it does nothing else
+
+``initramfs/payload/commands.c`` lists the commands; ``help`` prints them. After a stop, ``load`` and
+``start`` start it again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from harness.definition import SpawnedKernel, Topology
+from harness.errors import HarnessError
+from harness.model import Region
+from harness.multikernel.dialect import Dialect, Image
+from harness.multikernel.instance import Instance
+from harness.multikernel.kernel import Kernel
+from harness.multikernel.messaging import Message
+from harness.vm import serialport
+from harness.vm.console import Console
+from harness.vm.machine import Machine
+
+FILE = "/boot/payload"
+RAM = 1
+"""Type of usable memory in a PC's memory map."""
+SETUP_MULTIKERNEL = 0x4D4B
+"""Type of setup_data by which the reference series tells a spawned kernel what it was granted."""
+START_LIMIT = ANSWER_LIMIT = 10.0
+"""Seconds from the start to "ready", and for an answer, before scaling by the accelerator."""
+
+
+class Spawner(Protocol):
+    """What spawning takes of a ``harness.lab.Lab``."""
+
+    @property
+    def host(self) -> Kernel:
+        """The host kernel."""
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that it runs on."""
+
+    @property
+    def topology(self) -> Topology:
+        """What is granted to whom, and the serial lines."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the series is driven."""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the payload says that it was given: its boot parameters, and the CPU that it runs on.
+
+    ``image`` is the memory it was loaded to; ``e820`` the memory map with types; ``setup_data``
+    address and type of each; ``told`` and ``granted`` what the reference series' own says (empty
+    elsewhere): its fields, and APIC ids.
+    """
+
+    image: Region
+    address: int
+    apic_id: int
+    arguments: str
+    e820: tuple[tuple[Region, int], ...]
+    initrd: Region | None
+    subarch: int
+    rsdp: int
+    setup_data: tuple[tuple[int, int], ...]
+    told: Mapping[str, int]
+    granted: tuple[int, ...]
+
+    @property
+    def ram(self) -> tuple[Region, ...]:
+        """The usable memory in its memory map."""
+        return tuple(region for region, type in self.e820 if type == RAM)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered: the keys and values of its last line, and the lines before it."""
+
+    fields: Mapping[str, str]
+    lines: tuple[str, ...]
+
+    def number(self, key: str) -> int:
+        """Return a value as a number."""
+        return int(self.fields[key], 0)
+
+    def data(self) -> bytes:
+        """Return ``data`` as bytes."""
+        return bytes.fromhex(self.fields["data"])
+
+
+class Payload:
+    """A granted instance with the payload in it, or about to be. Use ``spawn_payload``."""
+
+    def __init__(
+        self, host: Kernel, console: Console, dialect: Dialect, instance: Instance, arguments: str
+    ) -> None:
+        self.host = host
+        self.console = console
+        self.dialect = dialect
+        self.instance = instance
+        self.arguments = arguments
+        self.boot: Boot
+        self._began = 0
+
+    def load(self, arguments: str = "", *, initrd: str | None = None) -> None:
+        """Load it with ``arguments`` beside those for its console; ``initrd`` is a file of the host's."""
+        self.dialect.load(
+            self.host, self.instance, Image(FILE, initrd), f"{self.arguments} {arguments}".strip()
+        )
+
+    def start(self) -> Boot:
+        """Start it, and wait until it is ready. Raises HarnessError when it is not."""
+        self._began = self.console.mark
+        self.dialect.start(self.host, self.instance)
+        self.console.expect(r"payload: ready\r\n", timeout=START_LIMIT)
+        self.boot = parse_boot(self.text)
+        return self.boot
+
+    @property
+    def text(self) -> str:
+        """What it has printed since its last start."""
+        return self.console.transcript[self._began :].decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def command(self, command: str, *, timeout: float = ANSWER_LIMIT) -> Answer:
+        """Give it a command. Raises HarnessError when it answers that something is wrong or not at all."""
+        name = re.escape(command.split(maxsplit=1)[0])
+        before = self.console.mark
+        self.console.send(f"{command}\n")
+        match = self.console.expect(rf"(?<![^\n])(ok|error) {name}([^\r\n]*)\r\n", timeout=timeout)
+        if match[1] == "error":
+            raise HarnessError(f"the payload cannot {command}:{match[2]}")
+        said = self.console.transcript[before:].decode("utf-8", "replace").splitlines()
+        return Answer(_fields(match[2]), tuple(line for line in said if line.startswith("payload: ")))
+
+    def last_command(self, command: str) -> None:
+        """Give it a command that ends it (stop, crash, hang, spin, fault); wait until it begins with that."""
+        self.console.send(f"{command}\n")
+        self.console.expect(rf"payload: {command}\r\n", timeout=ANSWER_LIMIT)
+
+    def beats(self) -> int:
+        """Return how often its timer has ticked, about a thousand times a second."""
+        return self.command("beat").number("count")
+
+    def send(self, destination: int, payload: bytes, *, type: int, subtype: int = 0) -> None:
+        """Send a message; ``destination`` is an instance's id. Raises HarnessError when it cannot."""
+        self.command(f"send {destination} {type:#x} {payload.hex() or '-'} {subtype:#x}")
+
+    def received(self) -> tuple[Message, ...]:
+        """Return the messages that it has taken since its last start, oldest first."""
+        found = re.findall(r"^payload: message (.*)$", self.text, re.MULTILINE)
+        return tuple(_message(_fields(line)) for line in found)
+
+    def wait_for(self, payload: bytes, *, timeout: float = ANSWER_LIMIT) -> Message:
+        """Wait until it has taken a message with this payload. Raises HarnessError."""
+        deadline = time.monotonic() + timeout * self.host.factor
+        while True:
+            for message in self.received():
+                if message.payload == payload:
+                    return message
+            if time.monotonic() > deadline:
+                raise HarnessError(
+                    f"the payload has not received {payload.hex()} after {timeout:.0f} s",
+                    details=f"Its console:\n{self.console.tail()}",
+                )
+            time.sleep(0.01)
+
+
+def spawn_payload(
+    lab: Spawner, granted: SpawnedKernel, arguments: str = "", *, initrd: str | None = None
+) -> Payload:
+    """Grant what ``granted`` says, load the payload there and start it; it is ready on return.
+
+    Its serial line is the one that the topology has for a kernel of that name. Raises HarnessError.
+    """
+    payload = grant_payload(lab, granted)
+    payload.load(arguments, initrd=initrd)
+    payload.start()
+    return payload
+
+
+def grant_payload(lab: Spawner, granted: SpawnedKernel) -> Payload:
+    """Do the first step of ``spawn_payload`` alone; ``load`` and ``start`` are the others."""
+    serial = serialport.located(lab.topology.serial, lab.machine.qmp)
+    topology = msgspec.structs.replace(lab.topology, serial=serial)
+    instance = lab.dialect.grant(lab.host, lab.topology, granted)
+    arguments = " ".join(lab.dialect.spawned_arguments(topology, granted))
+    return Payload(lab.host, lab.machine.console(granted.name), lab.dialect, instance, arguments)
+
+
+def parse_boot(text: str) -> Boot:
+    """Read what the payload prints before it is ready. Raises HarnessError when something is missing."""
+    lines = re.findall(r"^payload: (\w+) ?(.*)$", text, re.MULTILINE)
+    said: dict[str, list[dict[str, int]]] = {}
+    for word, rest in lines:
+        if word != "cmdline":
+            numbers = {key: int(value, 0) for key, value in _fields(rest).items() if key != "data"}
+            said.setdefault(word, []).append(numbers)
+    try:
+        (started,), (initrd,), (platform,) = said["started"], said["initrd"], said["platform"]
+        return Boot(
+            image=Region(started["image"], started["end"] - started["image"]),
+            address=started["boot_params"],
+            apic_id=started["apic_id"],
+            arguments=next(rest for word, rest in lines if word == "cmdline"),
+            e820=tuple((Region(one["start"], one["size"]), one["type"]) for one in said.get("e820", [])),
+            initrd=Region(initrd["start"], initrd["size"]) if initrd["size"] else None,
+            subarch=platform["subarch"],
+            rsdp=platform["rsdp"],
+            setup_data=tuple((one["address"], one["type"]) for one in said.get("setup_data", [])),
+            told=said.get("instance", [{}])[0],
+            granted=tuple(one["apic_id"] for one in said.get("granted", [])),
+        )
+    except (KeyError, ValueError, StopIteration) as error:
+        raise HarnessError(
+            f"what the payload printed at its start is not understood: {error!r}", details=text
+        ) from None
+
+
+def _fields(text: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+def _message(fields: Mapping[str, str]) -> Message:
+    sequence, sender, type, subtype = (int(fields[key], 0) for key in ("seq", "from", "type", "subtype"))
+    return Message(sequence, sender, type, subtype, bytes.fromhex(fields["data"]))
