@@ -41,6 +41,10 @@ GIVE_UP = 3
 """After so many failed forks it is not bad luck, and every machine is booted."""
 
 
+class _FellBack(Exception):
+    """The machine runs under another accelerator than its stage's name says."""
+
+
 class Forks:
     """The stages of one build and topology. Counts machines ``booted``, ``forked`` and ``failed`` forks."""
 
@@ -95,6 +99,9 @@ class Forks:
     ) -> Iterator[Lab]:
         self.booted += 1
         with self._lab(progress, ram=ram) as lab:
+            if lab.accel.name != self.accel.name:
+                self.accel = lab.accel
+                self._digests.clear()
             if name == "spawned":
                 lab.pair()
             yield lab
@@ -107,14 +114,44 @@ class Forks:
         def make(folder: Path) -> None:
             if not folder.is_relative_to(memory.SHM):
                 progress.console.print(f"[yellow]there is no room in {memory.SHM}[/yellow]: {folder.parent}")
-            with self._boot(name, progress, (folder.parent,)) as lab, progress.step(f"freezing it as {name}"):
-                lab.freeze(folder)
+            accel = self.accel
+            with self._bring(name, progress, (folder.parent,), below) as lab:
+                if self.accel is not accel:
+                    raise _FellBack
+                with progress.step(f"freezing it as {name}"):
+                    lab.freeze(folder)
 
+        size = self.topology.memory_mib << 20
         try:
-            return self.shelf.obtain(self._digest(name), self.topology.memory_mib << 20, make)
+            found = self.shelf.find(self._digest(name))
+            # Not while making the one above it: both might need the same lock.
+            below = self._stage("booted", progress) if found is None and name == "spawned" else None
+            return found or self.shelf.obtain(self._digest(name), size, make)
+        except _FellBack:
+            return self._stage(name, progress)
         except HarnessError as error:
             self._broken[name] = error
             raise
+
+    @contextmanager
+    def _bring(
+        self, name: StageName, progress: Progress, ram: tuple[Path, ...], below: Stage | None
+    ) -> Iterator[Lab]:
+        """Yield a machine to freeze as stage ``name``: derived from the one ``below``, or booted."""
+        with ExitStack() as stack:
+            try:
+                begun = (
+                    self._lab(progress, stage=below, ram=ram)
+                    if below
+                    else self._boot("booted", progress, ram)
+                )
+                lab = stack.enter_context(begun)
+            except ForkError:
+                # It was thrown out a moment ago.
+                lab = stack.enter_context(self._boot("booted", progress, ram))
+            if name == "spawned":
+                lab.pair()
+            yield lab
 
     def _digest(self, name: StageName) -> str:
         # Once in a run: somebody may be editing the harness while it runs.

@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from harness import process
 from harness.build import Build
 from harness.definition import SpawnedKernel, Topology
 from harness.errors import HarnessError
@@ -24,6 +25,8 @@ from harness.vm.accel import Accel
 from harness.vm.command import ChannelError
 from harness.vm.machine import Machine, MachineSpec
 from harness.vm.migration import ForkError
+from harness.vm.ram import ram_of
+from harness.vm.ram_server import RamServer
 from harness.vm.snapshot import Stage
 
 BOOT_TIMEOUT = 40.0
@@ -58,7 +61,8 @@ class Lab:
 
     A context manager: entering it boots the host kernel, or forks a machine from ``stage``; leaving
     it ends the machine. Raises HarnessError with the console's last lines when a kernel does not
-    come up, ForkError when a fork does not go on.
+    come up, ForkError when a fork does not go on. With a stage and ``ram_folders`` the memory is a
+    copy in one of these folders, and the machine can be frozen.
     """
 
     def __init__(
@@ -77,13 +81,16 @@ class Lab:
         self.progress = progress
         self.dialect: Dialect = find_dialect(build.definition.dialect)
         self.stage = stage
-        self.machine = (
-            stage.fork(accel)
-            if stage is not None
-            else Machine(machine_spec(build, topology), accel, ram_folders=ram_folders)
-        )
+        if stage is None:
+            self.machine = Machine(machine_spec(build, topology), accel, ram_folders=ram_folders)
+        elif ram_folders is None:
+            self.machine = stage.fork(accel)
+        else:
+            self.machine = stage.derive(accel, ram_folders)
         self.host: Kernel
         self._pairs: dict[str, Pair] = {}
+        self._memory: RamServer | None = None
+        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         if self.stage is not None:
@@ -128,7 +135,18 @@ class Lab:
         snapshot.freeze(self.machine, folder, known)
 
     def __exit__(self, *_: object) -> None:
+        self._resources.close()
         self.machine.end()
+
+    def serve_memory(self) -> Path:
+        """Serve the machine's memory to this user's processes until it ends; return the socket's path.
+
+        See harness.vm.ram_server: only the process that started QEMU, or root, may read it directly.
+        """
+        if self._memory is None:
+            path = process.scratch() / f"ram-{self.machine.pid}"
+            self._memory = self._resources.enter_context(RamServer(ram_of(self.machine), path))
+        return self._memory.path
 
     def pair(self, name: str | None = None) -> Pair:
         """Return the host and the spawned kernel ``name``, spawning it at the first call.

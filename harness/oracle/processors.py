@@ -6,11 +6,10 @@ Every kernel keeps its page tables in its own RAM, so the address in CR3 names t
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
 from harness.vm.machine import Machine
+from harness.vm.registers import Registers, registers_of
 
 _CR3_ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 51..12 of CR3: the physical address of the page table root. Source: Intel SDM volume 3, 4.5."""
@@ -34,23 +33,10 @@ class Processor:
 
 def processors(machine: Machine) -> tuple[Processor, ...]:
     """Read the registers of all vCPUs; the machine may run."""
-    text = machine.qmp.execute("human-monitor-command", command_line="info registers -a")
-    return parse_registers(str(text))
+    return tuple(map(processor_of, registers_of(machine.qmp)))
 
 
-def parse_registers(text: str) -> tuple[Processor, ...]:
-    """Read what QEMU's ``info registers -a`` prints."""
-    found = []
-    for block in re.split(r"^CPU#", text, flags=re.MULTILINE)[1:]:
-        index = re.match(r"\d+", block)
-        rip = re.search(r"\b[RE]IP=([0-9a-f]+)", block)
-        cr3 = re.search(r"\bCR3=([0-9a-f]+)", block)
-        halted = re.search(r"\bHLT=([01])", block)
-        if not (index and rip and cr3 and halted):
-            raise HarnessError("QEMU's register dump is not understood", details=block[:400])
-        found.append(
-            Processor(int(index[0]), int(rip[1], 16), int(cr3[1], 16) & _CR3_ADDRESS, halted[1] == "1")
-        )
-    if not found:
-        raise HarnessError("QEMU's register dump names no vCPU", details=text[:400])
-    return tuple(found)
+def processor_of(registers: Registers) -> Processor:
+    """Return what these registers say; CR3 without its flag bits."""
+    root = registers["CR3"] & _CR3_ADDRESS
+    return Processor(registers.index, registers["RIP"], root, registers.halted)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from pexpect import EOF, TIMEOUT
 
@@ -15,7 +16,7 @@ from harness.klog.lines import STRIP
 from harness.klog.splat import Splat
 from harness.vm.pump import Pump
 from harness.vm.stream import Stream
-from harness.vm.transcript import History, Line, split
+from harness.vm.transcript import History, Line, Transcript
 from harness.vm.watch import (
     TAIL_MAX,
     TAIL_QUIET,
@@ -60,8 +61,9 @@ class Console:
         self._ended = ended
         self._factor = factor
         past, now = history or History(), time.monotonic()
-        self._data = bytearray(past.data)
-        self._stamps = [(position, now + ago) for position, ago in past.stamps]
+        self._data = Transcript()
+        for (start, ago), (end, _) in pairwise((*past.stamps, (len(past.data), 0.0))):
+            self._data.append(past.data[start:end], now + ago)
         self._watch = Watch()
         self._watch.feed(past.data)
         self._changed = threading.Condition()
@@ -85,8 +87,7 @@ class Console:
     @property
     def transcript(self) -> bytes:
         """Every byte so far, exactly as printed."""
-        with self._changed:
-            return bytes(self._data)
+        return self._data.read()
 
     @property
     def text(self) -> str:
@@ -95,25 +96,27 @@ class Console:
 
     def lines(self) -> list[Line]:
         """Return every line so far with its time; the last one may be unfinished."""
-        with self._changed:
-            return split(bytes(self._data), list(self._stamps))
+        return list(self._data.lines())
 
     def history(self) -> History:
         """Return everything so far as the history of a machine that is being frozen now."""
         now = time.monotonic()
         with self._changed:
-            return History(bytes(self._data), tuple((start, at - now) for start, at in self._stamps))
+            stamps = self._data.stamps()
+            return History(self._data.read(), tuple((start, at - now) for start, at in stamps))
 
     def tail(self, count: int = SHOWN) -> str:
         """Return the last lines, safe for a terminal and a report."""
-        with self._changed:
-            end = bytes(self._data[-400 * count :])
+        end = self._data.read(max(0, len(self._data) - 400 * count))
         lines = [STRIP.sub("", line) for line in end.decode("utf-8", "replace").splitlines()]
         return "\n".join([line for line in lines if line.strip()][-count:])
 
     def saw(self, pattern: str | re.Pattern[str]) -> bool:
-        """Return whether the regular expression matches anywhere in everything printed so far."""
-        return re.search(pattern, self.text) is not None
+        """Return whether the regular expression matches anywhere in everything printed so far.
+
+        Of more than 4 MiB, a match can have 1 MiB.
+        """
+        return self._data.search(pattern)
 
     @property
     def mark(self) -> int:
@@ -239,7 +242,6 @@ class Console:
     def _take(self, data: bytes, now: float) -> None:
         with self._changed:
             if data:
-                self._stamps.append((len(self._data), now))
-                self._data += data
+                self._data.append(data, now)
                 self._watch.feed(data)
             self._changed.notify_all()

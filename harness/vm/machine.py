@@ -177,7 +177,7 @@ class Machine:
         names = [serial.line for serial in self.spec.serial]
         near, far = socket.socketpair()
         self._resources.callback(near.close)
-        with Fifos(names) as fifos, far:
+        with Fifos(names) as fifos, far, self._origin.opened() as state:
             lines = [fifos.path(name) for name in names]
             options = arguments(
                 self.spec,
@@ -186,7 +186,7 @@ class Machine:
                 lines,
                 far.fileno(),
                 private=self._origin.private,
-                incoming=self._origin.state is not None,
+                incoming=state is not None,
             )
             self.argv = [qemu, *options]
             # Consoles first: a channel watches its kernel's.
@@ -198,7 +198,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                pass_fds=[far.fileno(), self.ram.fileno()],
+                pass_fds=[file.fileno() for file in (far, self.ram, state) if file is not None],
             )
             self._resources.callback(self._process.wait)
             self._resources.callback(self._process.kill)
@@ -208,7 +208,7 @@ class Machine:
             try:
                 # QEMU opens its lines before it greets; a line that nobody has open reads as ended.
                 self.qmp.connect(near)
-                self._origin.begin(self.qmp)
+                self._origin.begin(self.qmp, state)
             except QmpError as error:
                 self._fail(error)
         self._start_pumps()

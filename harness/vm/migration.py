@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import HarnessError
 from harness.vm.qmp import Qmp, QmpError
@@ -35,13 +36,13 @@ def save(qmp: Qmp, path: Path) -> None:
     _until(path.exists, "the file of its state to be complete")
 
 
-def load(qmp: Qmp, path: Path) -> None:
-    """Take the state of ``path`` into a QEMU started with ``-incoming defer``. Raises QmpError.
+def load(qmp: Qmp, state: BinaryIO) -> None:
+    """Take a ``state`` into a QEMU that was started with ``-incoming defer`` and inherited that file.
 
-    The machine is then stopped where the other was. A QEMU that cannot take it in ends.
+    The machine is then stopped where the other was. A QEMU that cannot take it in ends. Raises QmpError.
     """
     _ignore_shared(qmp)
-    qmp.execute("migrate-incoming", uri=f"exec:exec cat {shlex.quote(str(path))}")
+    qmp.execute("migrate-incoming", uri=f"fd:{state.fileno()}")
     _completed(qmp)
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -29,10 +29,23 @@ class Origin:
     private: bool = False
     histories: Mapping[str, History] = field(default_factory=dict)
 
-    def begin(self, qmp: Qmp) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO | None]:
+        """Open the state for QEMU to inherit; yield None for a machine that boots."""
+        if self.state is None:
+            yield None
+            return
+        try:
+            state = self.state.open("rb")
+        except OSError as error:
+            raise ForkError(f"the state {self.state} cannot be read: {error}") from None
+        with state:
+            yield state
+
+    def begin(self, qmp: Qmp, state: BinaryIO | None) -> None:
         """Let a QEMU that waits for a state go on from there; one that boots has begun by itself."""
-        if self.state is not None:
-            migration.load(qmp, self.state)
+        if state is not None:
+            migration.load(qmp, state)
             qmp.execute("cont")
 
     def failure(self, what: str, details: str) -> HarnessError:

@@ -27,11 +27,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Registers:
-    """One vCPU at one moment. ``values`` has RAX to R15, RIP, RFL (the flags), CR0 to CR4, EFER."""
+    """One vCPU at one moment. ``values`` has RAX to R15, RIP, RFL (the flags), CR0 to CR4, EFER.
+
+    ``halted``: it waits for an interrupt, or for the INIT and SIPI that start it.
+    """
 
     index: int
     values: Mapping[str, int]
     segments: Mapping[str, Segment]
+    halted: bool
 
     def __getitem__(self, name: str) -> int:
         return self.values[name]
@@ -52,9 +56,11 @@ def parse_registers(text: str) -> tuple[Registers, ...]:
             name: Segment(int(selector, 16), int(base, 16))
             for name, selector, base in _SEGMENT.findall(block)
         }
-        if index is None or not {"RIP", "RSP", "RFL", "CR3"} <= values.keys() or len(segments) != 6:
+        halted = re.search(r"\bHLT=([01])", block)
+        known = {"RIP", "RSP", "RFL", "CR3"} <= values.keys() and len(segments) == 6
+        if index is None or halted is None or not known:
             raise HarnessError("QEMU's register dump is not understood", details=block[:400])
-        found.append(Registers(int(index[0]), values, segments))
+        found.append(Registers(int(index[0]), values, segments, halted[1] == "1"))
     if not found:
         raise HarnessError("QEMU's register dump names no vCPU", details=text[:400])
     return tuple(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Shelf:
     """The stages of this user, in the first of ``roots`` that has room."""
 
     def __init__(self, roots: Sequence[Path] | None = None, limit: int = LIMIT) -> None:
-        self.roots = tuple(roots or (memory.SHM / f"mkharness-{os.getuid()}", paths.cache() / "stages"))
+        self.roots = tuple(roots or _own_roots())
         self.limit = limit
 
     def find(self, digest: str) -> Stage | None:
@@ -122,6 +123,13 @@ class Shelf:
                 shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
             pass
+
+
+def _own_roots() -> tuple[Path, Path]:
+    """Return where this user's stages are: with each cache others, since their locks are in there."""
+    cache = paths.cache()
+    elsewhere = f"-{zlib.crc32(bytes(cache)):08x}" if "MKHARNESS_CACHE" in os.environ else ""
+    return memory.SHM / f"mkharness-{os.getuid()}{elsewhere}", cache / "stages"
 
 
 def _ours(root: Path) -> bool:

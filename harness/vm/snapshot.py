@@ -37,6 +37,9 @@ from harness.vm.spec import MachineSpec
 FORMAT = 1
 """Change this when folders of stages change: then none that is there is used."""
 RAM, STATE, META = "ram", "state", "meta.json"
+QUIET = 0.2
+"""Seconds, before scaling by the accelerator: by then an agent without a command has prepared for the
+next one, which every fork has then done."""
 IDLE_WAIT = 5.0
 """Seconds that an agent has to take what was sent to it, before scaling by the accelerator."""
 
@@ -130,6 +133,7 @@ def freeze(machine: Machine, folder: Path, payload: Any = None) -> None:
     HarnessError when a command is under way in a guest, or QEMU cannot.
     """
     _wait_until_idle(machine)
+    time.sleep(QUIET * machine.accel.factor)
     machine.freeze()
     machine.drain()
     histories = {name: console.history() for name, console in machine.consoles.items()}

@@ -6,12 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from io import StringIO
 
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
 from harness.klog.splat import Splat
+from harness.vm.transcript import Transcript
 from harness.vm.watch import TAIL_QUIET, Watch
+
+WINDOW = 1 << 20
+"""Characters that a match can have: what is awaited in a flood must not be sought in all of it each time."""
 
 
 class Stream(SpawnBase):  # type: ignore[misc]
@@ -22,10 +27,12 @@ class Stream(SpawnBase):  # type: ignore[misc]
     printed; ``changed`` guards it and tells of more.
     """
 
+    _before: StringIO
+
     def __init__(
-        self, data: bytearray, changed: threading.Condition, watch: Watch, over: Callable[[], bool]
+        self, data: Transcript, changed: threading.Condition, watch: Watch, over: Callable[[], bool]
     ) -> None:
-        super().__init__(encoding="utf-8", codec_errors="replace", maxread=65536)
+        super().__init__(encoding="utf-8", codec_errors="replace", maxread=65536, searchwindowsize=WINDOW)
         self.watching = True
         self.trouble: Splat | None = None
         self._data = data
@@ -38,6 +45,10 @@ class Stream(SpawnBase):  # type: ignore[misc]
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:
         """Wait for more text. Raises pexpect's TIMEOUT and EOF."""
         data = self._read(size, timeout)
+        if self._before.tell() > 4 * WINDOW:
+            # pexpect keeps all that did not match.
+            unmatched, self._before = self._before, StringIO()
+            self._before.write(unmatched.getvalue()[-WINDOW:])
         self._position += len(data)
         return str(self._decoder.decode(data))
 
@@ -49,7 +60,7 @@ class Stream(SpawnBase):  # type: ignore[misc]
                 splat = next(self._watch.ending(self._passed), None)
                 end = len(self._data) if splat is None else min(len(self._data), splat.offset)
                 if end > self._position:
-                    return bytes(self._data[self._position : min(end, self._position + size)])
+                    return self._data.read(self._position, min(end, self._position + size))
                 verdict = splat is not None and self.watching and self._watch.unexpected(splat)
                 if splat is not None and verdict is not None:
                     self._passed = splat.offset

@@ -63,6 +63,8 @@ void jobs_frame(uint8_t type, uint32_t id, const uint8_t *payload, size_t length
 void jobs_reset(void);
 void jobs_reap(void);
 void jobs_pump(void);
+bool jobs_want_spare(void);
+int jobs_prepare(void);
 struct pollfd;
 size_t jobs_poll(struct pollfd *fds, size_t room);
 

@@ -28,6 +28,7 @@ struct job {
 };
 
 static struct job jobs[JOBS];
+static struct job spare;		/* a child that waits for a command; pid 0: none */
 static char text[TEXT];
 static size_t text_length;
 static bool text_too_long;
@@ -37,6 +38,15 @@ static void close_fd(int *fd)
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
+}
+
+static void drop(struct job *job)
+{
+	close_fd(&job->out[0]);
+	close_fd(&job->out[1]);
+	close_fd(&job->in);
+	job->used = false;
+	job->pid = 0;
 }
 
 static struct job *find(uint32_t id)
@@ -54,49 +64,109 @@ static void finish(struct job *job, int error)
 	job->ended = true;
 }
 
+static void data(struct job *job, const uint8_t *from, size_t length)
+{
+	while (length && job->in >= 0) {
+		ssize_t done = write(job->in, from, length);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0) {
+			finish(job, errno);
+			close_fd(&job->in);
+			return;
+		}
+		from += done;
+		length -= done;
+	}
+}
+
+/* The spare child: it waits for the text of a command, and then is its shell. */
+static void wait_and_run(int in, int out, int err)
+{
+	int null = open("/dev/null", O_RDONLY);
+	sigset_t none;
+	ssize_t count;
+
+	setpgid(0, 0);
+	dup2(null, STDIN_FILENO);
+	dup2(out, STDOUT_FILENO);
+	dup2(err, STDERR_FILENO);
+	/* It may wait for long, and must not keep others' streams open. */
+	in = dup2(in, STDERR_FILENO + 1);
+	close_range(in + 1, ~0U, 0);
+	fcntl(in, F_SETFD, FD_CLOEXEC);
+	signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	text_length = 0;
+	while ((count = read(in, text + text_length, sizeof(text) - text_length)) > 0)
+		text_length += count;
+	/* A text ends with its NUL; there is none when the agent has died. */
+	if (text_length)
+		execl("/bin/sh", "sh", "-c", text, NULL);
+	_exit(127);
+}
+
+/*
+ * Forks ahead: in a machine that was just resumed under TCG every path through
+ * the kernel is slow the first time, and a fork is a fifth of a command.
+ * Returns an errno or 0.
+ */
+int jobs_prepare(void)
+{
+	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, err[2] = { -1, -1 };
+	int error = 0;
+
+	spare = (struct job){ .out = { -1, -1 }, .in = -1 };
+	if (!pipe2(in, O_CLOEXEC) && !pipe2(out, O_CLOEXEC) && !pipe2(err, O_CLOEXEC))
+		spare.pid = fork();
+	if (!spare.pid && err[1] >= 0)
+		wait_and_run(in[0], out[1], err[1]);
+	if (spare.pid > 0) {
+		/* In both processes, for whichever comes first. */
+		setpgid(spare.pid, spare.pid);
+		fcntl(out[0], F_SETFL, O_NONBLOCK);
+		fcntl(err[0], F_SETFL, O_NONBLOCK);
+		spare.out[0] = out[0];
+		spare.out[1] = err[0];
+		spare.in = in[1];
+		in[1] = out[0] = err[0] = -1;
+	} else {
+		error = errno;
+		spare.pid = 0;
+	}
+	for (int i = 0; i < 2; i++) {
+		close_fd(&in[i]);
+		close_fd(&out[i]);
+		close_fd(&err[i]);
+	}
+	return error;
+}
+
 static void run(struct job *job)
 {
-	int out[2], err[2];
-	sigset_t none;
+	int error = spare.pid ? 0 : jobs_prepare();
+	uint32_t id = job->id;
 
-	if (pipe2(out, O_CLOEXEC)) {
-		finish(job, errno);
+	if (error) {
+		finish(job, error);
 		return;
 	}
-	if (pipe2(err, O_CLOEXEC)) {
-		finish(job, errno);
-		close(out[0]);
-		close(out[1]);
-		return;
-	}
-	job->pid = fork();
-	if (!job->pid) {
-		int null = open("/dev/null", O_RDONLY);
+	*job = spare;
+	job->used = true;
+	job->id = id;
+	spare.pid = 0;
+	data(job, (uint8_t *)text, text_length + 1);
+	close_fd(&job->in);
+}
 
-		setpgid(0, 0);
-		dup2(null, STDIN_FILENO);
-		dup2(out[1], STDOUT_FILENO);
-		dup2(err[1], STDERR_FILENO);
-		if (null > STDERR_FILENO)
-			close(null);
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		execl("/bin/sh", "sh", "-c", text, NULL);
-		_exit(127);
-	}
-	if (job->pid < 0) {
-		job->pid = 0;
-		finish(job, errno);
-	} else {
-		/* In both processes, for whichever comes first. */
-		setpgid(job->pid, job->pid);
-	}
-	close(out[1]);
-	close(err[1]);
-	fcntl(out[0], F_SETFL, O_NONBLOCK);
-	fcntl(err[0], F_SETFL, O_NONBLOCK);
-	job->out[0] = out[0];
-	job->out[1] = err[0];
+bool jobs_want_spare(void)
+{
+	for (struct job *job = jobs; job < jobs + JOBS; job++)
+		if (job->used)
+			return false;
+	return !spare.pid;
 }
 
 static void put(struct job *job)
@@ -114,23 +184,6 @@ static void put(struct job *job)
 		finish(job, errno);
 	else
 		fchmod(job->in, mode);
-}
-
-static void data(struct job *job, const uint8_t *from, size_t length)
-{
-	while (length && job->in >= 0) {
-		ssize_t done = write(job->in, from, length);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0) {
-			finish(job, errno);
-			close_fd(&job->in);
-			return;
-		}
-		from += done;
-		length -= done;
-	}
 }
 
 static void start(uint8_t type, uint32_t id)
@@ -211,10 +264,7 @@ void jobs_reset(void)
 			continue;
 		if (job->pid && !job->ended)
 			kill(-job->pid, SIGKILL);
-		close_fd(&job->out[0]);
-		close_fd(&job->out[1]);
-		close_fd(&job->in);
-		job->used = false;
+		drop(job);
 	}
 	text_length = 0;
 	text_too_long = false;
@@ -226,6 +276,8 @@ void jobs_reap(void)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid == spare.pid)
+			drop(&spare);
 		for (struct job *job = jobs; job < jobs + JOBS; job++) {
 			if (job->used && job->pid == pid) {
 				job->status = status;
@@ -281,10 +333,7 @@ void jobs_pump(void)
 		put_le32(payload, job->status);
 		put_le32(payload + 4, job->error);
 		link_send(F_EXIT, job->id, payload, sizeof(payload));
-		close_fd(&job->out[0]);
-		close_fd(&job->out[1]);
-		close_fd(&job->in);
-		job->used = false;
+		drop(job);
 	}
 }
 

@@ -32,14 +32,25 @@ class FakeLab:
     log: list[str] = []  # noqa: RUF012
     fork_fails = False
     spawn_fails = False
+    runs_on: Accel | None = None
 
-    def __init__(self, *_: object, stage: Stage | None = None, ram_folders: object = None) -> None:
+    def __init__(
+        self,
+        build: Build,
+        topology: Any,
+        accel: Accel,
+        *_: object,
+        stage: Stage | None = None,
+        ram_folders: object = None,
+    ) -> None:
         self.stage = stage
+        self.accel = accel if self.runs_on is None else self.runs_on
+        self.derived = ram_folders is not None
 
     def __enter__(self) -> FakeLab:
         if self.stage is not None and self.fork_fails:
             raise ForkError("it did not go on")
-        self.log.append("boot" if self.stage is None else "fork")
+        self.log.append("boot" if self.stage is None else "derive" if self.derived else "fork")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +73,9 @@ class FakeLab:
 @pytest.fixture
 def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forks:
     monkeypatch.setattr(module, "Lab", FakeLab)
-    monkeypatch.setattr(module.snapshot, "digest_of", lambda spec, accel, steps: steps.split()[-2])
+    monkeypatch.setattr(
+        module.snapshot, "digest_of", lambda spec, accel, steps: f"{steps.split()[-2]}-{accel.name}"
+    )
     monkeypatch.setattr(FakeLab, "log", [])
     monkeypatch.delenv("CI", raising=False)
     build = Build(load_definition("reference"), "digest", "7.3", tmp_path, "", True)
@@ -87,9 +100,21 @@ def test_a_stage_is_made_once_and_forked_for_everyone(forks: Forks, progress: Pr
     for _ in range(2):
         use(forks, "spawned", progress)
     use(forks, "booted", progress)
-    once, each = ["boot", "spawn", "freeze", "end"], ["fork", "test", "end"]
-    assert FakeLab.log == [*once, *each, *each, "boot", "freeze", "end", *each]
-    assert (forks.booted, forks.forked, forks.failed) == (2, 3, 0)
+    once = ["boot", "freeze", "end", "derive", "spawn", "freeze", "end"]
+    assert FakeLab.log == [*once, *["fork", "test", "end"] * 3]
+    assert (forks.booted, forks.forked, forks.failed) == (1, 3, 0)
+
+
+def test_a_machine_that_fell_back_makes_stages_of_what_runs_it(
+    forks: Forks, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tcg, forks.accel = forks.accel, Accel("kvm", "kvm", "", 1.0)
+    monkeypatch.setattr(FakeLab, "runs_on", tcg)
+    use(forks, "booted", progress)
+    assert forks.accel is tcg
+    assert forks.shelf.find("booted-kvm") is None
+    assert forks.shelf.find("booted-tcg") is not None
+    assert FakeLab.log == ["boot", "end", "boot", "freeze", "end", "fork", "test", "end"]
 
 
 def test_a_fork_that_fails_is_counted_shown_and_replaced(
@@ -97,14 +122,15 @@ def test_a_fork_that_fails_is_counted_shown_and_replaced(
 ) -> None:
     monkeypatch.setattr(FakeLab, "fork_fails", True)
     use(forks, "spawned", progress)
-    assert FakeLab.log == ["boot", "spawn", "freeze", "end", "boot", "spawn", "test", "end"]
-    assert (forks.booted, forks.forked, forks.failed) == (2, 0, 1)
+    stages = ["boot", "freeze", "end", "boot", "spawn", "freeze", "end"]
+    assert FakeLab.log == [*stages, "boot", "spawn", "test", "end"]
+    assert (forks.booted, forks.forked, forks.failed) == (3, 0, 1)
     assert "a fork did not resume" in printed(progress)
     assert "it did not go on" in printed(progress)
     monkeypatch.setattr(FakeLab, "fork_fails", False)
     FakeLab.log.clear()
     use(forks, "spawned", progress)
-    assert FakeLab.log == ["boot", "spawn", "freeze", "end", "fork", "test", "end"], "the stage was kept"
+    assert FakeLab.log == ["derive", "spawn", "freeze", "end", "fork", "test", "end"], "the stage was kept"
 
 
 def test_after_several_that_fail_every_machine_is_booted(
@@ -136,4 +162,4 @@ def test_a_stage_that_cannot_be_made_is_tried_once(
     for _ in range(2):
         with pytest.raises(HarnessError, match="it did not spawn"):
             use(forks, "spawned", progress)
-    assert FakeLab.log == ["boot", "end"]
+    assert FakeLab.log == ["boot", "freeze", "end", "derive", "end"]

@@ -10,7 +10,8 @@ from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.kernel import parse_apic_ids, parse_heartbeat, parse_iomem, usable_ram
 from harness.multikernel.messaging import parse_received
-from harness.oracle.processors import parse_registers
+from harness.oracle.processors import processor_of
+from harness.vm.registers import Registers
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -106,24 +107,6 @@ def test_the_blob_says_what_is_granted():
     assert tree.get_property("memory-bytes", "/instances/alpha/resources").value == 0x1000_0000
 
 
-REGISTERS = """\
-
-CPU#0
-RAX=ffffffff81a0b0c0 RBX=0000000000000000 RCX=0000000000000001 RDX=0000000000000000
-RIP=ffffffff810a0b0c RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
-CR0=80050033 CR2=00007f0000000000 CR3=0000000001a0a000 CR4=000006f0
-
-CPU#3
-RIP=ffffffff810a0b0d RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
-CR0=80050033 CR2=0000000000000000 CR3=8000000041a0a801 CR4=000006f0
-"""
-
-
-def test_registers_name_page_table_roots_without_flag_bits():
-    processors = parse_registers(REGISTERS)
-    assert [(p.index, p.cr3) for p in processors] == [(0, 0x1A0A000), (3, 0x41A0A000)]
-
-
-def test_an_unknown_register_dump_is_an_error():
-    with pytest.raises(HarnessError):
-        parse_registers("unknown command: 'info registers'\n")
+def test_a_page_table_root_is_named_without_flag_bits():
+    processor = processor_of(Registers(3, {"RIP": 0xFFFFFFFF810A0B0D, "CR3": 0x8000000041A0A801}, {}, True))
+    assert (processor.index, processor.cr3) == (3, 0x41A0A000)

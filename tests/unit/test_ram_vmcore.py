@@ -75,6 +75,7 @@ def ram() -> Iterator[Ram]:
 def test_registers_are_read_in_every_mode() -> None:
     first, second = parse_registers(DUMP)
     assert (first.index, second.index) == (0, 1)
+    assert (first.halted, second.halted) == (True, False)
     assert (first["RAX"], first["R8"], first["R15"]) == (1, 8, 15)
     assert (first["RIP"], first["RFL"], first["CR3"]) == (0xFFFF_FFFF_812A_B623, 0x246, 0x1A7E000)
     assert (first["CR0"], first["CR4"], first["EFER"]) == (0x80050033, 0x6B0, 0xD01)

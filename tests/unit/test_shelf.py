@@ -157,3 +157,15 @@ def test_a_copy_is_the_same_and_keeps_the_holes(
     assert target.read_bytes() == source.read_bytes()
     assert memory.in_use(target) <= memory.in_use(source) + 4 * 4096
     assert target.stat().st_mode & 0o077 == 0
+
+
+def test_caches_do_not_share_stages_whose_locks_they_do_not_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with a cache of its own once removed what another was just making."""
+    roots = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path / name))
+        roots.append(Shelf().roots)
+        assert Shelf().roots == roots[-1]
+    assert not set(roots[0]) & set(roots[1])

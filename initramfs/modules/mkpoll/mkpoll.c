@@ -4,7 +4,9 @@
  *
  * The 8250 driver polls a port with irq 0 every second jiffy, hardly more than
  * one FIFO of 16 bytes each time: 1 to 2 KiB a second. This thread polls in
- * between, closely while bytes flow. Set irq 0 first (mkctl serial-irq).
+ * between, closely while bytes flow and less and less often when none come: it
+ * has a real-time priority, and what it takes is missing to the command that
+ * just came in. Set irq 0 first (mkctl serial-irq).
  *
  *	insmod mkpoll.ko lines=0,1
  */
@@ -17,8 +19,7 @@
 
 #define MAX_LINES	4
 #define BUSY_US		50
-#define BUSY_ROUNDS	200
-#define IDLE_US		1000
+#define IDLE_US		1600
 
 /* Exported to modules, though its declaration is the driver's own. */
 struct uart_8250_port *serial8250_get_port(int line);
@@ -47,14 +48,11 @@ static bool poll_lines(void)
 
 static int poll_thread(void *unused)
 {
-	unsigned int quiet = BUSY_ROUNDS;
+	unsigned int us = IDLE_US;
 
 	while (!kthread_should_stop()) {
-		quiet = poll_lines() ? 0 : quiet + 1;
-		if (quiet < BUSY_ROUNDS)
-			usleep_range(BUSY_US, 2 * BUSY_US);
-		else
-			usleep_range(IDLE_US, 2 * IDLE_US);
+		us = poll_lines() ? BUSY_US : min(2 * us, IDLE_US);
+		usleep_range(us, 2 * us);
 	}
 	return 0;
 }

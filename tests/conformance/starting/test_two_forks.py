@@ -2,6 +2,8 @@
 """Machines with two live kernels can be forked: what every other test here rests upon."""
 
 import secrets
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,6 +12,7 @@ from harness.forks import Forks
 from harness.lab import Lab
 from harness.multikernel import messaging
 from harness.progress import Progress
+from harness.vm.ram import ram_of
 
 pytestmark = pytest.mark.needs("spawn")
 
@@ -50,3 +53,25 @@ def test_what_is_wrecked_in_one_fork_lives_in_another(forks: Forks) -> None:
         assert console.saw("Kernel panic")
         assert other.pair().spawned.run("echo alive") == "alive"
         assert not other.pair().spawned.console.saw("Kernel panic")
+
+
+READ = """
+import sys
+from pathlib import Path
+from harness.vm.ram_server import RamClient
+with RamClient(Path(sys.argv[1])) as ram:
+    sys.stdout.buffer.write(ram.read(int(sys.argv[2]), 4096))
+"""
+
+
+def test_another_process_reads_the_memory_that_this_one_serves(forks: Forks) -> None:
+    with forks.lab("spawned", Progress()) as lab:
+        start = lab.pair().instance.ram.start
+        lab.machine.freeze()
+        served = lab.serve_memory()
+        assert lab.serve_memory() == served
+        read = subprocess.run(
+            [sys.executable, "-c", READ, served, str(start)], capture_output=True, check=True
+        ).stdout
+        assert read == ram_of(lab.machine).read(start, 4096)
+    assert not served.exists()
