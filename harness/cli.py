@@ -142,10 +142,13 @@ def build_command(
     series: Series = None,
     base: BaseText = None,
     refresh: Annotated[bool, Parameter(help="Look for newer source than was fetched before.")] = False,
+    each: Annotated[bool, Parameter(help="Build after every patch; say which one breaks the build.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object about the build.")] = False,
 ) -> int:
     """Build a kernel definition, or find it in the store; print where it is."""
     started = time.perf_counter()
+    if each:
+        return _build_each(kernel, series, base, json)
     built = _build(kernel, series, base, Progress(), refresh=refresh)
     if not json:
         print(built.folder)
@@ -164,6 +167,20 @@ def build_command(
         "apply_report": built.apply_report,
     }
     print(msgspec.json.encode(told).decode())
+    return 0
+
+
+def _build_each(kernel: str, series: str | None, base: str | None, json: bool) -> int:
+    from harness.build import parse_base
+    from harness.build.each import build_each
+    from harness.definition import load_definition
+
+    given = parse_base(base) if base else None
+    built = build_each(load_definition(kernel), Progress(), series=series, base=given)
+    if json:
+        print(msgspec.json.encode(built).decode())
+    else:
+        print(f"{len(built) - 1} patches, and the kernel builds after each of them")
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`mkh series`: look at a patch series."""
+"""`mkh series`: look at a patch series, and try it on a base."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from harness import paths
+from harness.build import own_series, parse_base, report, source
 from harness.build import series as patches
-from harness.definition import load_definition
+from harness.build.apply import apply_series
+from harness.build.folder import kernel_version
+from harness.definition import PathBase, load_definition
 from harness.errors import UsageError
 from harness.progress import LOG_WIDTH, Progress
 from harness.report.patches import as_table, as_values
 
-app = App(name="series", help="Look at a patch series.", version_flags=[])
+app = App(name="series", help="Look at a patch series, and try it on a base.", version_flags=[])
+
+
+Place = Annotated[
+    str,
+    Parameter(help="Folder, mbox, patch, REPOSITORY:OLDER..NEWER, message-id, or a kernel definition."),
+]
 
 
 @app.command
 def show(
-    place: Annotated[
-        str,
-        Parameter(help="Folder, mbox, patch, REPOSITORY:OLDER..NEWER, message-id, or a kernel definition."),
-    ],
+    place: Place,
     /,
     *,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
@@ -43,11 +49,54 @@ def show(
     return 1 if found.missing or found.problems else 0
 
 
+@app.command
+def apply(
+    place: Place,
+    /,
+    *,
+    base: Annotated[
+        str | None, Parameter(help="Linux source: folder, tarball or git REPOSITORY@REVISION.")
+    ] = None,
+    fuzz: Annotated[int | None, Parameter(help="Lines of context that need not match, 0 to 3.")] = None,
+    verbose: Annotated[bool, Parameter(help="Show every patch, file and moved hunk.")] = False,
+    json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
+) -> int:
+    """Say how each patch of a series applies to a base; exit status 1 if one does not. Builds nothing."""
+    definition = load_definition(place) if _is_definition(place) else None
+    bases = (parse_base(base),) if base else definition.bases if definition else ()
+    if not bases:
+        raise UsageError(f"{place} says nothing about a base", advice="give the source with --base")
+    if fuzz is not None and not 0 <= fuzz <= 3:
+        raise UsageError(f"--fuzz {fuzz} makes no sense", advice="give 0, 1, 2 or 3")
+    progress = Progress()
+    # A folder is only read here, so it needs no copy in the cache.
+    pristine = _folder(bases[0]) if isinstance(bases[0], PathBase) else source.obtain(bases, progress)
+    found = patches.read(own_series(definition, pristine.tree) if definition else place, progress)
+    applied = apply_series(
+        pristine, found, fuzz if fuzz is not None else definition.fuzz if definition else 0
+    )
+    if json:
+        told = {"base": pristine.version, "applies": not applied.failed, "patches": applied.report}
+        print(msgspec.json.encode(told).decode())
+    else:
+        print(*report.lines(applied.report, verbose=verbose), report.summary(applied.report), sep="\n")
+    return 1 if applied.failed else 0
+
+
+def _folder(base: PathBase) -> source.Source:
+    tree = Path(base.path).expanduser().resolve()
+    return source.Source("path", f"{tree} ({kernel_version(tree)})", "", tree)
+
+
 def _series_of(place: str) -> str | Path:
     """Return the place of the series that a definition names, or ``place`` when it is no definition."""
-    if not place.endswith(".toml") and not (paths.KERNELS / f"{place}.toml").is_file():
+    if not _is_definition(place):
         return place
     named = load_definition(place).series
     if named is None:
         raise UsageError(f"the definition {place} names no series", advice="give the series itself")
     return patches.located(named, paths.KERNELS)
+
+
+def _is_definition(place: str) -> bool:
+    return place.endswith(".toml") or (paths.KERNELS / f"{place}.toml").is_file()

@@ -33,7 +33,7 @@ from harness.build import (
     worktree,
 )
 from harness.build import series as patches
-from harness.build.apply import Applied, apply, refuse
+from harness.build.apply import Applied, apply_series, refuse
 from harness.build.folder import kernel_version
 from harness.build.inputs import check_space, digest_of_bytes
 from harness.build.report import PatchReport, lines
@@ -135,7 +135,7 @@ def applied_series(
     """Return a definition's source with its series, applied in memory; raises as ``build`` does."""
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
     place = series if series is not None else own_series(definition, pristine.tree)
-    applied = apply(pristine, patches.read(place, progress), definition.fuzz)
+    applied = apply_series(pristine, patches.read(place, progress), definition.fuzz)
     refuse(applied)
     return applied
 
@@ -167,7 +167,7 @@ def _build(
     if entry is not None:
         return _stored(definition, digest, entry, reused=True)
     # A series that does not apply is told of at once, not when another build is done.
-    applied = apply(pristine, chosen, definition.fuzz)
+    applied = apply_series(pristine, chosen, definition.fuzz)
     refuse(applied)
     for line in lines(applied.report):
         progress.console.print(f"  {line}", markup=False)
@@ -217,7 +217,7 @@ def _make(
         check_space(source.BUILD_SPACE)
         tree = worktree.prepare(applied, folder, progress)
         with progress.step(f"Kernel {definition.name}") as step:
-            stamp = tree / worktree.OUTPUT / "mkharness-compiled"
+            stamp = tree / worktree.OUTPUT / kernel.COMPILED
             if stamp.exists() and stamp.read_text() == kernel_digest:
                 compiled = kernel.outputs(tree)
                 step.done("already compiled")

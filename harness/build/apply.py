@@ -53,7 +53,7 @@ class Unusable(Exception):
     """A path that holds no regular file and can hold none."""
 
 
-def apply(source: Source, series: Series, fuzz: int = 0) -> Applied:
+def apply_series(source: Source, series: Series, fuzz: int = 0) -> Applied:
     """Apply a series, giving up at most ``fuzz`` lines of context at each end of a hunk.
 
     Failed hunks are in the report; see ``refuse``. Raises HarnessError for a patch that is damaged
@@ -250,6 +250,13 @@ def _rejection(hunk: Hunk, lines: Sequence[bytes], *, shown: bool) -> str:
     done = _reversed(hunk)
     if any(line.strip() for line in done.old) and place(lines, [done], 0) != [None]:
         return f"{head}: the file has this change already"
+    size = len(hunk.old)
+    there = next((n for n in range(len(lines) - size + 1) if lines[n : n + size] == hunk.old), None)
+    if there is not None:
+        return (
+            f"{head}: its lines are at {there + 1}, but it may not stand there; hunks stand in order, and "
+            "one with less context at an end belongs to that end of the file"
+        )
     ends = {text[0].endswith(b"\r\n") for text in (lines, hunk.old) if text}
     if len(ends) > 1:
         head += "; line ends differ: CR LF in the one, LF in the other"

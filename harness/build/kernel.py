@@ -25,6 +25,9 @@ from harness.progress import Step
 MADE = ("*.o", "*.ko", "*.mod", "*.mod.c", ".*", "modules.order", "Module.symvers")
 """What make leaves beside a module's sources."""
 
+COMPILED = "mkharness-compiled"
+"""In a build folder: says from what the kernel in it was compiled."""
+
 STEPS = "mkharness-steps"
 """Remembers how many commands a whole build has, for the next one's progress."""
 

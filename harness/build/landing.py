@@ -53,7 +53,7 @@ class Scope:
         text = self.name.decode(errors="replace")
         if not text:
             return "the top of the file"
-        return text if self.inside else f"file scope, behind {text}"
+        return text if self.inside is not False else f"file scope, behind {text}"
 
 
 class Sections:
@@ -85,7 +85,8 @@ class Sections:
     def check(self, hunk: Hunk, place: Place) -> str:
         """Say why a hunk that fits at ``place`` is in the wrong place; "" if it is not."""
         held = _held(hunk, place)
-        if not self._is_c or (held and not hunk.section):
+        in_macro = any(line.rstrip().endswith(b"\\") for line in hunk.old)
+        if not self._is_c or (held and (in_macro or not hunk.section)):
             return ""
         found = self.scope(place.at + hunk.lead)
         meant = _meant(hunk)
@@ -199,5 +200,5 @@ def _name(declaration: bytes) -> bytes:
     kind = re.match(rb"^(?:typedef\s+)?(struct|union|enum)\s+(\w+)\s*(?:\{.*)?$", text)
     if kind:
         return kind[1] + b" " + kind[2]
-    name = re.search(rb"(\w+)\s*(?:\[[^]]*\]\s*)*(?:__\w+\s*)*(?:[(=;,{]|$)", text)
+    name = re.search(rb"(\w+)\s*(?:\(|(?:\[[^]]*\]\s*)*(?:__\w+\s*)*(?:[=;,{]|$))", text)
     return name[1] if name else text

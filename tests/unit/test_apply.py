@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harness.build import report
-from harness.build.apply import Applied, File, apply, refuse
+from harness.build.apply import Applied, File, apply_series, refuse
 from harness.build.series import Patch, Series
 from harness.build.source import Source
 from harness.errors import HarnessError
@@ -41,7 +41,7 @@ def patch(*hunks: str, name: str = "kernel/a.c") -> bytes:
 def applied(tree: Path, *texts: bytes | str, fuzz: int = 0) -> Applied:
     raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
     patches = tuple(Patch(f"{n}.patch", f"subject {n}", text) for n, text in enumerate(raw, 1))
-    return apply(Source("path", "test source", "digest", tree), Series(None, patches), fuzz)
+    return apply_series(Source("path", "test source", "digest", tree), Series(None, patches), fuzz)
 
 
 def outcomes(result: Applied) -> list[tuple[str, int, int]]:
@@ -81,6 +81,12 @@ def test_rejected_hunk_shows_both_sides_and_the_others_are_applied(tree):
     assert "closest lines at 19" in hunk.why
     assert "    - line 20\n    + line twenty" in hunk.why
     assert "changed 5" in content(result)
+
+
+def test_hunk_that_may_not_stand_where_its_lines_are_says_why(tree):
+    for text in (patch(change(9), change(5)), patch("@@ -4,2 +4,3 @@\n line 4\n line 5\n+new\n")):
+        (hunk,) = applied(tree, text).report[0].failed
+        assert "its lines are at 4, but it may not stand there" in hunk.why
 
 
 def test_refusal_names_everything(tree):

@@ -111,6 +111,8 @@ def test_scope_of_a_line(at, expected):
         (b"static const __initconst struct idt_data apic_idts[] = {", b"apic_idts"),
         (b"struct smp_ops smp_ops = {", b"smp_ops"),
         (b"struct box {", b"struct box"),
+        (b"void __first(struct box *b)", b"__first"),
+        (b"static char *names[] __initdata = {", b"names"),
         (b"SYSCALL_DEFINE4(reboot, int, magic1, int, magic2,", b"SYSCALL_DEFINE4(reboot"),
         (
             b"DEFINE_IDTENTRY_SYSVEC(sysvec_call_function_single)",

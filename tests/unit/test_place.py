@@ -8,10 +8,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.build.apply import Applied, apply
+from harness.build.apply import Applied, apply_series
+from harness.build.diff import Hunk
+from harness.build.place import Place, place
 from harness.build.series import Patch, Series
 from harness.build.source import Source
 
@@ -47,7 +50,7 @@ def diff(folder: Path, before: bytes, after: bytes, context: int) -> bytes:
 
 def applied(folder: Path, content: bytes, patch: bytes, fuzz: int) -> Applied:
     (folder / "f").write_bytes(content)
-    return apply(Source("path", "s", "d", folder), Series(None, (Patch("p", "p", patch),)), fuzz)
+    return apply_series(Source("path", "s", "d", folder), Series(None, (Patch("p", "p", patch),)), fuzz)
 
 
 @settings(max_examples=150, deadline=None)
@@ -84,10 +87,18 @@ def test_what_moved_as_a_whole_is_found_with_its_offset(numbers, edits, shift):
             assert file.content == text(above + fixed + changed)
 
 
-@settings(max_examples=300, deadline=None)
-@given(FILE, EDITS, EDITS, st.integers(0, 3))
+FEW = st.lists(st.sampled_from("abc"), min_size=12, max_size=40)
+SOME = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 2), st.lists(st.sampled_from("abx"), max_size=2)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(FEW, SOME, SOME, st.integers(0, 3))
 def test_other_files_are_patched_as_gnu_patch_does_it(lines, edits, others, fuzz):
-    """The patch is made for one file and applied to a relative of it."""
+    """The patch is made for one file and applied to a relative of it; many places look alike."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         other = text(edited(lines, others))
@@ -111,3 +122,10 @@ def test_other_files_are_patched_as_gnu_patch_does_it(lines, edits, others, fuzz
             number, failed = int(match[1]), match[2] == "FAILED"
             want = (failed, 0, 0) if failed else (False, int(match[4] or 0), int(match[5] or 0))
             assert mine.get(number, (False, 0, 0)) == want, theirs
+
+
+@pytest.mark.parametrize(("start", "found"), [(3, 2), (5, 2), (6, 8), (7, 8), (9, 8), (40, 8)])
+def test_of_places_alike_the_nearest_is_taken_and_of_two_the_later(start, found):
+    lines = [b"a\n" if at in (2, 8) else b"%d\n" % at for at in range(11)]
+    (where,) = place(lines, [Hunk(start, "", (b"-a\n", b"+b\n"))], 0)
+    assert where == Place(found, found - start + 1, 0, 0, 0)

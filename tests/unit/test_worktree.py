@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness.build import series, worktree
-from harness.build.apply import apply
+from harness.build.apply import apply_series
 from harness.build.source import Source
 from harness.progress import Progress
 
@@ -41,7 +41,7 @@ def one_patch(was: str, becomes: str, name: str = "a.c") -> series.Series:
 
 
 def prepare(source: Source, wanted: series.Series, folder: Path, progress: Progress) -> Path:
-    return worktree.prepare(apply(source, wanted), folder, progress)
+    return worktree.prepare(apply_series(source, wanted), folder, progress)
 
 
 def state(tree: Path) -> dict[str, tuple[str, int, int]]:
