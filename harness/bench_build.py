@@ -47,7 +47,7 @@ class Line:
 def run(definition: Definition, progress: Progress, rounds: int) -> list[Figure]:
     """Measure ``rounds`` times each. Raises HarnessError when the series prints nothing to change."""
     build(definition, progress)
-    chosen = series.read(Path(definition.series) if definition.series else None)
+    chosen = series.read(definition.series)
     line = find_line(chosen)
     quiet = Progress(progress.quiet_console())
     times: tuple[list[float], list[float]] = ([], [])

@@ -88,14 +88,14 @@ def _folder(base: PathBase) -> source.Source:
     return source.Source("path", f"{tree} ({kernel_version(tree)})", "", tree)
 
 
-def _series_of(place: str) -> str | Path:
+def _series_of(place: str) -> str:
     """Return the place of the series that a definition names, or ``place`` when it is no definition."""
     if not _is_definition(place):
         return place
     named = load_definition(place).series
     if named is None:
         raise UsageError(f"the definition {place} names no series", advice="give the series itself")
-    return patches.located(named, paths.KERNELS)
+    return named
 
 
 def _is_definition(place: str) -> bool:

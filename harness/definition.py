@@ -36,6 +36,10 @@ PROBED_PORTS = {0, 1}
 """ISA ports that a spawned kernel whose lines are on PCI probes before it is told of them."""
 
 
+NO_PATH = ("git:", "b4:", "<", "http://", "https://")
+"""How a series begins that is no file or folder."""
+
+
 class DebianBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="debian", tag_field="kind"):
     """Debian's ``linux-source-*`` package from the first of ``suites`` that has it.
 
@@ -110,7 +114,8 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Empty only where ``given`` says that the user gives the base."""
     given: Given = Given()
     series: str | None = None
-    """Folder of patches (with or without a quilt ``series`` file), or None for an unpatched base.
+    """Folder of patches (with or without a quilt ``series`` file) or mbox, ``git:REPOSITORY:OLDER..NEWER``,
+    ``b4:MESSAGE-ID``, or None for an unpatched base.
     A relative path counts from the definition's folder; in a definition that was read it is absolute."""
     fuzz: Annotated[int, Meta(ge=0, le=3)] = 0
     """Lines of context at each end of a hunk that need not match; each hunk must still land in the
@@ -210,7 +215,9 @@ def load_definition(name: str) -> Definition:
     if not found.bases and not found.given.base:
         raise file.refused(("bases",), "no base is named, nor a [given] base that says where to get one")
     folder = file.path.resolve().parent
-    series = str(folder / Path(found.series).expanduser()) if found.series is not None else None
+    series = found.series
+    if series is not None and not series.startswith(NO_PATH):
+        series = str(folder / Path(series).expanduser())
     files = {place: _located(entry, folder) for place, entry in found.files.items()}
     return msgspec.structs.replace(
         found,

@@ -270,16 +270,15 @@ def _require_given(definition: Definition, series: str | Path | None, base: Base
             )
 
 
-def own_series(definition: Definition, tree: Path) -> str | Path | None:
+def own_series(definition: Definition, tree: Path) -> str | None:
     """Return where a definition's series is, or None: the quilt file for the tree's version, if there is one.
 
     For Linux 6.12 that is ``series.6.12`` in the series' folder, beside the ``series`` for all others.
     """
     if definition.series is None:
         return None
-    place = patches.located(definition.series, paths.KERNELS)
-    quilt = Path(place) / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
-    return quilt if quilt.is_file() else place
+    quilt = Path(definition.series) / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
+    return str(quilt) if quilt.is_file() else definition.series
 
 
 def _guest_inputs(

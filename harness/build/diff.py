@@ -28,6 +28,7 @@ _BINARY = re.compile(rb"^(GIT binary patch|Binary files .* differ)\r?$")
 _EPOCH = re.compile(rb"\t(1970-01-01|1969-12-31) ")
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
 _LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_EMPTY = b"e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # what git calls a file with nothing in it
 _MODES = {b"100644": 0o644, b"100755": 0o755}
 _ADVICE = "save the mail unchanged (raw), or fetch the series with b4"
 
@@ -95,6 +96,7 @@ def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
     at = 0
     while at < len(lines):
         telling = False
+        begin = at
         if lines[at].startswith(b"diff --git "):
             at, file, telling = _git_header(lines, at, name)
         elif _is_header(lines, at):
@@ -104,7 +106,7 @@ def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
         else:
             at += 1
             continue
-        stripped = False
+        header, stripped = lines[begin:at], False
         if _is_header(lines, at):
             # A rename names its files already; a file that comes or goes is /dev/null here.
             if not file.origin:
@@ -115,6 +117,8 @@ def parse(text: bytes, name: str) -> tuple[FileDiff, ...]:
         while at < len(lines) and lines[at].startswith(b"@@ "):
             at, hunk = _hunk(lines, at, f"{name}: {file.path}", stripped)
             hunks.append(hunk)
+        if not hunks and header and not _may_end(header, last=at >= len(lines) - lines[-1].endswith(CUT_OFF)):
+            raise HarnessError(f"{name}: {file.path} is damaged: its hunks are missing", advice=_ADVICE)
         if hunks or telling:
             found.append(_checked(replace(file, hunks=tuple(hunks)), name))
     return tuple(found)
@@ -159,6 +163,18 @@ def _git_header(lines: list[bytes], at: int, name: str) -> tuple[int, FileDiff, 
     old = None if b"new file mode" in said else path
     new = None if b"deleted file mode" in said else path
     return at, FileDiff(old, new, (), "", mode), bool(said)
+
+
+def _may_end(header: list[bytes], *, last: bool) -> bool:
+    """Say whether git prints these lines before a file without hunks. ``last``: nothing follows them."""
+    said = b"\n".join(header[1:])
+    if blobs := re.search(rb"^index ([0-9a-f]+)\.\.([0-9a-f]+)", said, re.MULTILINE):
+        return any(_EMPTY.startswith(blob) for blob in blobs.groups())
+    if b"similarity index" in said:
+        return b"similarity index 100%" in said and b" to " in said
+    if b"old mode" in said:
+        return b"new mode" in said
+    return not last or b"rename to" in said or b"copy to" in said
 
 
 def _same_path(names: bytes) -> bytes | None:

@@ -7,6 +7,7 @@ file (a patch, a mail, an mbox), a range of commits, or a message-id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ SUFFIXES = (".patch", ".diff", ".eml", ".mbox", ".mbx", ".mail", ".gz")
 FORMS = "a folder of patches or mails, an mbox, REPOSITORY:OLDER..NEWER, or a message-id"
 
 _BASE = re.compile(rb"^base-commit: ([0-9a-f]{12,64})[ \t\r]*$", re.MULTILINE)
+_FILES = re.compile(rb"^ (\d{1,6}) files? changed[,\n]", re.MULTILINE)
 _PREREQUISITE = re.compile(rb"^prerequisite-patch-id: ([0-9a-f]{12,64})[ \t\r]*$", re.MULTILINE)
 
 
@@ -108,13 +110,6 @@ def look(place: str | Path, progress: Progress | None = None) -> Series:
         raise UsageError(f"cannot read the series {text}: {error}", advice=f"give {FORMS}") from None
 
 
-def located(place: str, folder: Path) -> str | Path:
-    """Return a series' place as a definition names it: a relative path counts from ``folder``."""
-    elsewhere = gitrange.is_range(place) or b4.message_id(place) is not None
-    path = folder / Path(place).expanduser()
-    return place if elsewhere and not os.path.lexists(path) else path
-
-
 def told(series: Series) -> list[str]:
     """Say in a few lines what was decided and left out; nothing when there was no choice."""
     reasons: dict[str, int] = {}
@@ -164,7 +159,7 @@ def _found(
         choice.missing,
         choice.total,
         (*choice.problems, *_damage(choice.messages)),
-        (*notes, *choice.notes),
+        (*notes, *choice.notes, *_shorter(choice.messages)),
         base or (bases[0] if bases else ""),
         tuple(found.decode() for text in texts for found in _PREREQUISITE.findall(text)),
     )
@@ -188,6 +183,18 @@ def _damage(messages: Sequence[Message]) -> list[str]:
                 found.append(f"{message.name} holds no diff that can be read")
         except HarnessError as error:
             found.append(f"{error.what} ({error.advice})")
+    return found
+
+
+def _shorter(messages: Sequence[Message]) -> list[str]:
+    """Name the patches that change fewer files than their own summary says: cut off, or edited."""
+    found = []
+    for message in messages:
+        said = _FILES.findall(message.body[: -len(message.changes)])
+        with contextlib.suppress(HarnessError):
+            count = len({file.path for file in diff.parse(message.body, message.name)})
+            if said and count < int(said[-1]):
+                found.append(f"{message.name} changes {count} files, and its summary says {int(said[-1])}")
     return found
 
 

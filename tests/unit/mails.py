@@ -20,8 +20,10 @@ def change(name: str = "a.c", old: str = "two", new: str = "TWO") -> str:
 
 
 def body(diff: str, prose: str = "Why.\n\nSigned-off-by: A Developer <dev@example.org>") -> str:
+    count = diff.count("diff --git")
+    files = "1 file" if count == 1 else f"{count} files"
     return (
-        f"{prose}\n---\n a.c | 2 +-\n 1 file changed, 1 insertion(+), 1 deletion(-)\n\n{diff}-- \n2.47.0\n\n"
+        f"{prose}\n---\n a.c | 2 +-\n {files} changed, 1 insertion(+), 1 deletion(-)\n\n{diff}-- \n2.47.0\n\n"
     )
 
 

@@ -67,6 +67,8 @@ class World:
         for name in ("agent", "mkctl"):
             (self.initramfs / name).mkdir(parents=True)
             (self.initramfs / name / "main.c").write_text("int main(void) { return 0; }\n")
+        (self.initramfs / "payload").mkdir()
+        (self.initramfs / "payload/main.c").write_text("void _start(void) {}\n")
         (self.initramfs / "modules/mod").mkdir(parents=True)
         (self.initramfs / "modules/mod/Kbuild").touch()
         (self.initramfs / "modules/mod/mod.c").write_text("module")
@@ -208,7 +210,7 @@ def test_a_series_may_have_a_quilt_file_for_one_version(tmp_path, version, place
         topology="pair",
         series=str(tmp_path),
     )
-    assert own_series(definition, tmp_path) == tmp_path / place
+    assert own_series(definition, tmp_path) == str(tmp_path / place)
 
 
 def test_touched_files_and_comments_are_no_change(world):

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from harness import paths
 from harness.build import rolls, series
+from harness.definition import load_definition
 from harness.errors import UsageError
 from harness.progress import Progress
 
@@ -268,16 +269,24 @@ def test_show_of_nothing_is_a_usage_error(tmp_path):
     assert "What to do:" in errors
 
 
-def test_a_definition_may_name_any_place(tmp_path):
-    assert series.located("reference", tmp_path) == tmp_path / "reference"
-    assert series.located("/x/y", tmp_path) == Path("/x/y")
-    for place in (
-        "git:/linux:v1..v2",
-        "/linux:v1..v2",
-        "<1@example.org>",
-        "https://lore.kernel.org/r/1@example.org",
-    ):
-        assert series.located(place, tmp_path) == place
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("patches", "{folder}/patches"),
+        ("/x/y", "/x/y"),
+        ("git:/linux:v1..v2", "git:/linux:v1..v2"),
+        ("b4:1@example.org", "b4:1@example.org"),
+        ("https://lore.kernel.org/r/1@example.org", "https://lore.kernel.org/r/1@example.org"),
+    ],
+)
+def test_a_definition_may_name_any_place(tmp_path, written, found):
+    text = (
+        (paths.KERNELS / "reference.toml")
+        .read_text()
+        .replace('series = "reference"', f'series = "{written}"')
+    )
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_definition(str(tmp_path / "mine.toml")).series == found.format(folder=tmp_path)
 
 
 def test_nothing_is_a_usage_error(tmp_path):
