@@ -26,8 +26,6 @@ Seen = Callable[[str], None]
 
 READY_LAB = pytest.StashKey["Lab"]()
 """Where `mkh demo` puts a lab that already runs."""
-FORKS = pytest.StashKey["Forks"]()
-"""The run's machines, for the summary."""
 LAB = pytest.StashKey["Lab"]()
 """A test's machine."""
 
@@ -82,8 +80,12 @@ def _claims(config: pytest.Config) -> Claims:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Count claims in the process that hands tests out to workers."""
+    """Count claims and machines in the process that hands tests out to workers."""
+    from harness.machines import NAME, Machines
+
     _claims(node.config)
+    if not node.config.pluginmanager.has_plugin(NAME):
+        node.config.pluginmanager.register(Machines(node.config), NAME)
 
 
 @pytest.fixture(autouse=True)
@@ -154,11 +156,12 @@ def forks(request: pytest.FixtureRequest, build: Build) -> Forks:
     """Machines at a stage for whoever needs one."""
     from harness.definition import load_topology
     from harness.forks import Forks
+    from harness.machines import NAME, Machines
     from harness.vm.accel import choose
 
     topology = load_topology(request.config.getoption("--topology") or build.definition.topology)
     made = Forks(build, topology, choose(request.config.getoption("--accel")))
-    request.config.stash[FORKS] = made
+    request.config.pluginmanager.register(Machines(request.config, made), NAME)
     return made
 
 
@@ -271,12 +274,3 @@ def pytest_runtest_makereport(
             if console.mark:
                 report.sections.append((f"console of {name}", console.tail(40)))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what became of machines."""
-    forks = config.stash.get(FORKS, None)
-    if forks is not None:
-        terminalreporter.write_line(
-            f"machines: {forks.booted} booted, {forks.forked} forked, {forks.failed} forks failed to resume"
-        )
