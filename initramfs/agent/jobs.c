@@ -14,8 +14,11 @@
 #include "agent.h"
 
 #define JOBS	8
-/* As long as one argument of a program can be: the shell gets it as one. */
 #define TEXT	(128 * 1024)
+/* Where a command's shell reads it from, and what comes before it: the command shall not inherit that. */
+#define SCRIPT	3
+#define SCRIPT_PATH	"/proc/self/fd/3"
+#define SCRIPT_CLOSE	"exec 3<&-;"
 
 struct job {
 	bool used;
@@ -81,37 +84,30 @@ static void data(struct job *job, const uint8_t *from, size_t length)
 	}
 }
 
-/* The spare child: it waits for the text of a command, and then is its shell. */
-static void wait_and_run(int in, int out, int err)
+/* The spare child: a shell that reads from a pipe, and waits there for its command. */
+static void be_shell(int in, int out, int err)
 {
 	int null = open("/dev/null", O_RDONLY);
 	sigset_t none;
-	ssize_t count;
 
 	setpgid(0, 0);
 	dup2(null, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
 	/* It may wait for long, and must not keep others' streams open. */
-	in = dup2(in, STDERR_FILENO + 1);
-	close_range(in + 1, ~0U, 0);
-	fcntl(in, F_SETFD, FD_CLOEXEC);
+	dup2(in, SCRIPT);
+	close_range(SCRIPT + 1, ~0U, 0);
 	signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	text_length = 0;
-	while ((count = read(in, text + text_length, sizeof(text) - text_length)) > 0)
-		text_length += count;
-	/* A text ends with its NUL; there is none when the agent has died. */
-	if (text_length)
-		execl("/bin/sh", "sh", "-c", text, NULL);
+	execl("/bin/sh", "sh", "-c", ". " SCRIPT_PATH, NULL);
 	_exit(127);
 }
 
 /*
- * Forks ahead: in a machine that was just resumed under TCG every path through
- * the kernel is slow the first time, and a fork is a fifth of a command.
- * Returns an errno or 0.
+ * Starts a shell ahead: in a machine that was just resumed under TCG every path
+ * through the kernel is slow the first time, and fork and execve are half of
+ * what a built-in command takes. Returns an errno or 0.
  */
 int jobs_prepare(void)
 {
@@ -122,10 +118,12 @@ int jobs_prepare(void)
 	if (!pipe2(in, O_CLOEXEC) && !pipe2(out, O_CLOEXEC) && !pipe2(err, O_CLOEXEC))
 		spare.pid = fork();
 	if (!spare.pid && err[1] >= 0)
-		wait_and_run(in[0], out[1], err[1]);
+		be_shell(in[0], out[1], err[1]);
 	if (spare.pid > 0) {
 		/* In both processes, for whichever comes first. */
 		setpgid(spare.pid, spare.pid);
+		/* A shell runs the first line before it reads the last: the agent must not wait for it. */
+		fcntl(in[1], F_SETPIPE_SZ, 2 * TEXT);
 		fcntl(out[0], F_SETFL, O_NONBLOCK);
 		fcntl(err[0], F_SETFL, O_NONBLOCK);
 		spare.out[0] = out[0];
@@ -157,7 +155,8 @@ static void run(struct job *job)
 	job->used = true;
 	job->id = id;
 	spare.pid = 0;
-	data(job, (uint8_t *)text, text_length + 1);
+	data(job, (const uint8_t *)SCRIPT_CLOSE, sizeof(SCRIPT_CLOSE) - 1);
+	data(job, (const uint8_t *)text, text_length);
 	close_fd(&job->in);
 }
 
