@@ -142,10 +142,15 @@ def build_command(
     series: Series = None,
     base: BaseText = None,
     refresh: Annotated[bool, Parameter(help="Look for newer source than was fetched before.")] = False,
-    each: Annotated[bool, Parameter(help="Build after every patch; say which one breaks the build.")] = False,
+    each: Annotated[
+        bool,
+        Parameter(
+            help="Build after every patch in turn, and name the first that breaks the build; stores nothing."
+        ),
+    ] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object about the build.")] = False,
 ) -> int:
-    """Build a kernel definition, or find it in the store; print where it is."""
+    """Build a kernel definition, or find it in the store; print the folder with its bzImage and vmlinux."""
     started = time.perf_counter()
     if each:
         return _build_each(kernel, series, base, json)
@@ -161,6 +166,7 @@ def build_command(
         "initrd": str(built.initrd),
         "host_initrd": str(built.host_initrd),
         "version": built.version,
+        "spawned_version": built.spawned_version,
         "source": built.source,
         "seconds": round(time.perf_counter() - started, 3),
         "reused": built.reused,
@@ -250,11 +256,11 @@ def check_command(
     series: Series = None,
     base: BaseText = None,
     sparse: Annotated[
-        bool, Parameter(negative="", help="Only sparse, over what the series touches.")
+        bool, Parameter(negative="", help="Only sparse, over the C files that the series touches.")
     ] = False,
     checkpatch: Annotated[bool, Parameter(negative="", help="Only checkpatch, over the patches.")] = False,
 ) -> int:
-    """Run checkpatch and sparse over a series; exit status 1 when they find something."""
+    """Run checkpatch and sparse over a series; print what is new, and exit with status 1 if anything is."""
     from harness.build import applied_series, check
     from harness.build.source import parse_base
     from harness.definition import load_definition

@@ -55,9 +55,15 @@ def apply(
     /,
     *,
     base: Annotated[
-        str | None, Parameter(help="Linux source: folder, tarball or git REPOSITORY@REVISION.")
+        str | None,
+        Parameter(
+            help="Linux source folder, tarball or git REPOSITORY@REVISION; a definition names its own."
+        ),
     ] = None,
-    fuzz: Annotated[int | None, Parameter(help="Lines of context that need not match, 0 to 3.")] = None,
+    fuzz: Annotated[
+        int | None,
+        Parameter(help="Lines of context that need not match, 0 to 3; else the definition's, or 0."),
+    ] = None,
     verbose: Annotated[bool, Parameter(help="Show every patch, file and moved hunk.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> int:

@@ -120,6 +120,8 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fuzz: Annotated[int, Meta(ge=0, le=3)] = 0
     """Lines of context at each end of a hunk that need not match; each hunk must still land in the
     function or structure that its ``@@`` line names."""
+    spawned_kernel: Word | None = None
+    """Another definition, whose build the host spawns, with the modules that fit it. None: its own."""
     modules: tuple[Name, ...] = ()
     """Guest kernel modules in ``initramfs/modules/`` to build against this kernel."""
     expects: tuple[Name, ...] = ()
@@ -218,12 +220,16 @@ def load_definition(name: str) -> Definition:
     series = found.series
     if series is not None and not series.startswith(NO_PATH):
         series = str(folder / Path(series).expanduser())
+    spawned = found.spawned_kernel
+    if spawned is not None and split_name(spawned)[0].endswith(".toml"):
+        spawned = str(folder / Path(spawned).expanduser())
     files = {place: _located(entry, folder) for place, entry in found.files.items()}
     return msgspec.structs.replace(
         found,
         name="+".join([file.path.stem, *fragments]),
         configs=(*found.configs, *fragments),
         series=series,
+        spawned_kernel=spawned,
         files=files,
     )
 
@@ -271,6 +277,11 @@ def _check_names(definition: Definition, file: TomlFile) -> None:
     named: list[tuple[Keys, str, str, list[str]]] = [
         (("dialect",), "dialect", definition.dialect, list(DIALECTS)),
         (("topology",), "topology", definition.topology, _known(paths.TOPOLOGIES, "*.toml")),
+        *(
+            (("spawned_kernel",), "definition", name, _known(paths.KERNELS, "*.toml"))
+            for name in split_name(definition.spawned_kernel or "")[:1]
+            if name and not name.endswith(".toml")
+        ),
         *((("configs", at), "fragment", name, configs) for at, name in enumerate(definition.configs)),
         *((("modules", at), "guest module", name, modules) for at, name in enumerate(definition.modules)),
     ]

@@ -9,7 +9,6 @@ and packs the guests' user space; or finds all that in the store, in a fraction 
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -35,10 +34,11 @@ from harness.build import (
 from harness.build import series as patches
 from harness.build.apply import Applied, apply_series, refuse
 from harness.build.folder import kernel_version
-from harness.build.inputs import check_space, digest_of_bytes
+from harness.build.guest import guest_inputs
+from harness.build.inputs import check_space
 from harness.build.report import PatchReport, lines
 from harness.build.source import parse_base
-from harness.definition import Base, Definition
+from harness.definition import Base, Definition, load_definition
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
@@ -92,6 +92,11 @@ class Build:
         return self.folder / "host-initrd.cpio"
 
     @property
+    def spawned_version(self) -> str:
+        """The release of the kernel that the host spawns: the same, unless the definition names another's."""
+        return store.read_meta(self.folder).spawned_release or self.version
+
+    @property
     def warnings(self) -> messages.Warnings:
         """What compiler, linker, modpost, objtool and Kconfig warned of when this was built."""
         return msgspec.json.decode((self.folder / store.WARNINGS).read_bytes(), type=messages.Warnings)
@@ -113,9 +118,10 @@ def build(
 ) -> Build:
     """Build a definition, or find the same build in the store, where it stays while this process lives.
 
-    ``series`` and ``base`` replace the definition's own; ``refresh`` looks for newer source. Raises
-    HarnessError saying what failed and what to do: no source, a hunk that does not apply, a symbol
-    not granted, code that does not compile, no room. Safe to run several times at once, and to kill.
+    ``series`` and ``base`` replace the definition's own, and those of the kernel that it spawns;
+    ``refresh`` looks for newer source. Raises HarnessError saying what failed and what to do: no source,
+    a hunk that does not apply, a symbol not granted, code that does not compile, no room. Safe to run
+    several times at once, and to kill.
     """
     try:
         built = _build(definition, progress, series, base, refresh)
@@ -161,7 +167,9 @@ def _build(
         "fuzz": str(definition.fuzz),
         "configuration": kconfig.digest(wishes),
     }
-    inputs = {**kernel_inputs, **_guest_inputs(definition, initramfs.busybox(progress), files, ssh)}
+    spawned = _build_spawned(definition, progress, series, base, refresh)
+    other = {} if spawned is None else {"spawned kernel": spawned.digest}
+    inputs = {**kernel_inputs, **other, **guest_inputs(definition, initramfs.busybox(progress), files, ssh)}
     digest = store.digest(inputs)
     entry = store.find(digest)
     if entry is not None:
@@ -182,6 +190,7 @@ def _build(
                 patches=len(chosen.patches),
                 created=started,
                 inputs=inputs,
+                spawned_release="" if spawned is None else spawned.version,
             )
             entry = _make(
                 definition,
@@ -192,6 +201,7 @@ def _build(
                 wishes=wishes,
                 files=files,
                 host_extras=ssh,
+                spawned=spawned,
                 meta=meta,
             )
             clean.keep_limit(progress)
@@ -208,6 +218,7 @@ def _make(
     wishes: Sequence[kconfig.Wish],
     files: Mapping[str, extra.File],
     host_extras: Sequence[bytes],
+    spawned: Build | None,
     meta: store.Meta,
 ) -> Path:
     """Fill a store entry; the build lock is held."""
@@ -233,16 +244,22 @@ def _make(
                 name: initramfs.tool(name, sources, meta.inputs["compiler"])
                 for name, sources in initramfs.tool_sources().items()
             }
-            bzimage = compiled.bzimage.read_bytes()
-            elf = initramfs.stripped(compiled.vmlinux) if definition.dialect in ELF_DIALECTS else None
             base = initramfs.base_archive(modules, tools, initramfs.busybox(progress), files)
             (entry / "initrd.cpio").write_bytes(base)
-            small = payload.compile_payload(payload.sources())
-            host = b"".join((initramfs.host_archive(base, bzimage, elf, small), *host_extras))
-            (entry / "host-initrd.cpio").write_bytes(host)
+            small = payload.payload(meta.inputs["compiler"])
+            boot = spawned or compiled
+            elf = initramfs.stripped(boot.vmlinux) if definition.dialect in ELF_DIALECTS else None
+            # Its modules fit its own kernel only, so another build brings its own user space.
+            initrd = spawned.initrd.read_bytes() if spawned is not None else base
+            host = initramfs.host_archive(base, boot.bzimage.read_bytes(), elf, small, initrd)
+            (entry / "host-initrd.cpio").write_bytes(b"".join((host, *host_extras)))
             step.done(f"{len(base) / 1e6:.1f} MB, {len(modules)} modules")
-        (entry / "bzImage").write_bytes(bzimage)
-        for file, name in ((compiled.vmlinux, "vmlinux"), (compiled.config, "config"), (log, "build.log")):
+        for file, name in (
+            (compiled.bzimage, "bzImage"),
+            (compiled.vmlinux, "vmlinux"),
+            (compiled.config, "config"),
+            (log, "build.log"),
+        ):
             shutil.copyfile(file, entry / name)
         (entry / store.REPORT).write_bytes(msgspec.json.encode(applied.report))
         warnings = messages.split(compiled.warnings, applied.files)
@@ -256,6 +273,26 @@ def _make(
 def _stored(definition: Definition, digest: str, entry: Path, *, reused: bool) -> Build:
     meta = store.read_meta(entry)
     return Build(definition, digest, meta.release, entry, meta.source, reused)
+
+
+def _build_spawned(
+    definition: Definition, progress: Progress, series: str | Path | None, base: Base | None, refresh: bool
+) -> Build | None:
+    """Build the kernel that a definition's host spawns, or return None when that is the host's own."""
+    if definition.spawned_kernel is None:
+        return None
+    other = load_definition(definition.spawned_kernel)
+    if other.spawned_kernel is not None or other.dialect != definition.dialect:
+        raise UsageError(
+            f"{definition.name} cannot spawn {other.name}, "
+            + (
+                "which names a spawned kernel itself"
+                if other.spawned_kernel is not None
+                else f"which is of the dialect {other.dialect}, not {definition.dialect}"
+            ),
+            advice="name in `spawned_kernel` a plain definition of the same dialect",
+        )
+    return _build(other, progress, series, base, refresh)
 
 
 def _require_given(definition: Definition, series: str | Path | None, base: Base | None) -> None:
@@ -279,35 +316,3 @@ def own_series(definition: Definition, tree: Path) -> str | None:
         return None
     quilt = Path(definition.series) / f"series.{'.'.join(kernel_version(tree).split('.')[:2])}"
     return str(quilt) if quilt.is_file() else definition.series
-
-
-def _guest_inputs(
-    definition: Definition, busybox: bytes, more: Mapping[str, extra.File], archives: Sequence[bytes]
-) -> dict[str, str]:
-    """Return a digest of everything that goes into the guests' user space, under a name for people."""
-    sources = [paths.INITRAMFS / "init.j2", *payload.sources()]
-    for tool in initramfs.tool_sources().values():
-        sources += tool
-    for name in definition.modules:
-        module = paths.INITRAMFS / "modules" / name
-        sources += sorted(
-            f for f in module.glob("*") if f.suffix in (".c", ".h", ".S") or f.name in ("Kbuild", "Makefile")
-        )
-    return {
-        "dialect": definition.dialect,
-        "guest modules": " ".join(definition.modules),
-        # The guests' programs are linked with it.
-        "C library": os.confstr("CS_GNU_LIBC_VERSION") or "",
-        "guest flags": " ".join((*initramfs.CFLAGS, *payload.CFLAGS)),
-        "busybox": digest_of_bytes(busybox),
-        **{
-            f"initramfs/{file.relative_to(paths.INITRAMFS)}": digest_of_bytes(file.read_bytes())
-            for file in sources
-            if file.is_file()
-        },
-        **{
-            f"guest file {place}": f"{file.mode:o} {digest_of_bytes(file.content)}"
-            for place, file in more.items()
-        },
-        **{f"host archive {at}": digest_of_bytes(archive) for at, archive in enumerate(archives)},
-    }

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from harness import paths
-from harness.build import kconfig, kernel, own_series, source, store, worktree
+from harness.build import kconfig, kernel, messages, own_series, source, store, worktree
 from harness.build import series as patches
 from harness.build.apply import apply_series, refuse
 from harness.build.inputs import check_space
@@ -24,7 +24,6 @@ from harness.errors import HarnessError
 from harness.progress import Progress
 
 _SYMBOL = re.compile(rb"^\s*(?:menu)?config\s+(\w+)", re.MULTILINE)
-_WARNING = re.compile(r"^(?:\.\./)?(\S+?):(?:\d+:)*( warning: .*)$", re.MULTILINE)
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -101,5 +100,6 @@ def _known(wishes: Sequence[kconfig.Wish], tree: Path) -> list[kconfig.Wish]:
 
 def _warnings(log: Path) -> list[str]:
     """Return the warnings in a build log, without the line numbers, which later patches move."""
-    found = _WARNING.findall(log.read_text(errors="replace"))
-    return list(dict.fromkeys(f"{file}:{text}" for file, text in found))
+    found = messages.read(log.read_text(errors="replace").splitlines())
+    named = ((one.file or one.target, one.text) for one in found if one.kind == "warning")
+    return list(dict.fromkeys(f"{file}: {text}" if file else text for file, text in named))

@@ -12,11 +12,10 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import jinja2
 from filelock import FileLock
 
 from harness import paths
@@ -111,14 +110,19 @@ def compile_tool(name: str, sources: Sequence[Path]) -> bytes:
 
 def tool(name: str, sources: Sequence[Path], compiler: str) -> bytes:
     """Return what ``compile_tool`` gives, and keep it: most builds need the same as the one before."""
+    return kept(name, sources, (compiler, *CFLAGS), lambda: compile_tool(name, sources))
+
+
+def kept(name: str, sources: Sequence[Path], by: Sequence[str], compile_it: Callable[[], bytes]) -> bytes:
+    """Return a guest program, compiled anew only when its sources or ``by`` what it is compiled changed."""
     contents = [f"{source.name} {digest_of_file(source)}" for source in sources]
-    wanted = digest_of(compiler, *CFLAGS, *contents).encode()
+    wanted = digest_of(*by, *contents).encode()
     file = paths.cache() / "guest" / name
     with suppress(OSError):
         digest, _, program = file.read_bytes().partition(b"\n")
         if digest == wanted:
             return program
-    program = compile_tool(name, sources)
+    program = compile_it()
     file.parent.mkdir(parents=True, exist_ok=True)
     # Complete under its name or not there, whoever else writes it now.
     new = file.with_name(f"{name}.{os.getpid()}")
@@ -140,6 +144,9 @@ def gcc(name: str, arguments: Sequence[str]) -> None:
 
 def init_script(modules: Sequence[str], template: Path | None = None) -> bytes:
     """Render the first program of a guest, which loads ``modules`` in this order."""
+    # Imported where it is used: most commands find their build in the store and need none of it.
+    import jinja2
+
     file = template or paths.INITRAMFS / "init.j2"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     try:
@@ -181,12 +188,19 @@ def base_archive(
     return archive(files, DEVICES, {place: file.mode for place, file in more.items()})
 
 
-def host_archive(base: bytes, bzimage: bytes, vmlinux: bytes | None, payload: bytes) -> bytes:
+def host_archive(
+    base: bytes, bzimage: bytes, vmlinux: bytes | None, payload: bytes, initrd: bytes | None = None
+) -> bytes:
     """Build the host kernel's archive: the common one, and behind it what can be spawned.
 
-    ``vmlinux`` is for dialects that load an ELF image, None for the others.
+    ``vmlinux`` is for dialects that load an ELF image, None for the others; ``initrd`` is the spawned
+    kernel's user space, where that is not ``base``.
     """
-    files = {"boot/bzImage": bzimage, "boot/initrd": base, "boot/payload": payload}
+    files = {
+        "boot/bzImage": bzimage,
+        "boot/initrd": base if initrd is None else initrd,
+        "boot/payload": payload,
+    }
     if vmlinux is not None:
         files["boot/vmlinux"] = vmlinux
     return base + archive(files)

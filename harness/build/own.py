@@ -21,7 +21,8 @@ import msgspec
 from filelock import FileLock
 
 from harness import paths
-from harness.build import ELF_DIALECTS, Build, _guest_inputs, initramfs, kernel, messages, payload, store
+from harness.build import ELF_DIALECTS, Build, initramfs, kernel, messages, payload, store
+from harness.build.guest import guest_inputs
 from harness.build.inputs import digest_of_bytes
 from harness.definition import DIALECTS, Definition, load_definition
 from harness.errors import HarnessError, UsageError
@@ -143,7 +144,7 @@ def own_build(bzimage: Path, vmlinux: Path | None, dialect: str | None, progress
         "bzImage": digest_of_bytes(image.content),
         "vmlinux": digest_of_bytes(elf),
         "compiler": kernel.compiler(),
-        **_guest_inputs(definition, busybox, {}, []),
+        **guest_inputs(definition, busybox, {}, []),
     }
     digest = store.digest(inputs)
     paths.cache().mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def _fill(entry: Path, image: Image, elf: bytes, definition: Definition, busybox
     (entry / "config").write_bytes(config_of(elf))
     (entry / "initrd.cpio").write_bytes(base)
     slim = initramfs.stripped(entry / "vmlinux") if definition.dialect in ELF_DIALECTS else None
-    small = payload.compile_payload(payload.sources())
+    small = payload.payload(kernel.compiler())
     (entry / "host-initrd.cpio").write_bytes(initramfs.host_archive(base, image.content, slim, small))
     (entry / store.REPORT).write_bytes(b"[]")
     (entry / store.WARNINGS).write_bytes(msgspec.json.encode(messages.split((), ())))

@@ -26,6 +26,12 @@ def sources() -> tuple[Path, ...]:
     return tuple(sorted(file for file in folder.glob("*") if file.suffix in (".c", ".h", ".S", ".lds")))
 
 
+def payload(compiler: str) -> bytes:
+    """Return what ``compile_payload`` gives of the sources, and keep it for the next build."""
+    found = sources()
+    return initramfs.kept("payload", found, (compiler, *CFLAGS), lambda: compile_payload(found))
+
+
 def compile_payload(sources: Sequence[Path]) -> bytes:
     """Compile it: a file that loaders take for a bzImage, or for ELF.
 

@@ -7,7 +7,6 @@ file (a patch, a mail, an mbox), a range of commits, or a message-id.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -149,6 +148,7 @@ def _found(
     """Make a series of what was chosen, its diffs checked."""
     texts = [message.body for message in ((choice.cover,) if choice.cover else ()) + choice.messages]
     bases = [found.decode() for text in texts for found in _BASE.findall(text)]
+    damaged, shorter = _examined(choice.messages)
     series = Series(
         place,
         tuple(
@@ -158,8 +158,8 @@ def _found(
         choice.left_out,
         choice.missing,
         choice.total,
-        (*choice.problems, *_damage(choice.messages)),
-        (*notes, *choice.notes, *_shorter(choice.messages)),
+        (*choice.problems, *damaged),
+        (*notes, *choice.notes, *shorter),
         base or (bases[0] if bases else ""),
         tuple(found.decode() for text in texts for found in _PREREQUISITE.findall(text)),
     )
@@ -172,30 +172,25 @@ def _found(
     return series
 
 
-def _damage(messages: Sequence[Message]) -> list[str]:
-    """Name the patches whose diff cannot be taken apart, and those in which there is none."""
-    found = []
+def _examined(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
+    """Name the patches without a diff that can be taken apart; and those that look cut off, or edited:
+    they change fewer files than their own summary says."""
+    damaged, shorter = [], []
     for message in messages:
-        if message.problem:
-            continue
         try:
-            if not diff.parse(message.body, message.name):
-                found.append(f"{message.name} holds no diff that can be read")
+            changed = {file.path for file in diff.parse(message.body, message.name)}
         except HarnessError as error:
-            found.append(f"{error.what} ({error.advice})")
-    return found
-
-
-def _shorter(messages: Sequence[Message]) -> list[str]:
-    """Name the patches that change fewer files than their own summary says: cut off, or edited."""
-    found = []
-    for message in messages:
+            if not message.problem:
+                damaged.append(f"{error.what} ({error.advice})")
+            continue
+        if not changed and not message.problem:
+            damaged.append(f"{message.name} holds no diff that can be read")
         said = _FILES.findall(message.body[: -len(message.changes)])
-        with contextlib.suppress(HarnessError):
-            count = len({file.path for file in diff.parse(message.body, message.name)})
-            if said and count < int(said[-1]):
-                found.append(f"{message.name} changes {count} files, and its summary says {int(said[-1])}")
-    return found
+        if said and len(changed) < int(said[-1]):
+            shorter.append(
+                f"{message.name} changes {len(changed)} files, and its summary says {int(said[-1])}"
+            )
+    return damaged, shorter
 
 
 def _details(series: Series) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -213,6 +211,9 @@ def _from_tarball(base: TarballBase, step: Step) -> Source:
 
 def _download(url: str, sha256: str, step: Step) -> Path:
     """Fetch a file into the cache, continuing an earlier download that was cut off."""
+    import urllib.error
+    import urllib.request
+
     file = paths.cache() / "downloads" / sha256
     file.parent.mkdir(parents=True, exist_ok=True)
     have = file.stat().st_size if file.exists() else 0

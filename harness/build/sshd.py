@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from elftools.elf.elffile import ELFFile
 from filelock import FileLock
 
 from harness import paths
@@ -84,6 +83,8 @@ def _is_elf(file: Path) -> bool:
 
 def _needed(file: Path) -> list[str]:
     """Return the shared libraries that an ELF file names."""
+    from elftools.elf.elffile import ELFFile
+
     with file.open("rb") as stream:
         dynamic: Any = ELFFile(stream).get_section_by_name(".dynamic")
         if dynamic is None:

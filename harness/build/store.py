@@ -43,6 +43,8 @@ class Meta(msgspec.Struct, frozen=True):
     created: float = 0.0
     seconds: float = 0.0
     inputs: dict[str, str] = {}
+    spawned_release: str = ""
+    """The spawned kernel's release, where that is of another build."""
 
 
 def digest(inputs: Mapping[str, str]) -> str:

@@ -18,8 +18,8 @@ from rich.console import Console
 
 import harness.build
 from harness import paths
-from harness.build import Build, build, own_series, store
-from harness.definition import Definition, GuestFile, PathBase
+from harness.build import Build, build, initramfs, own_series, payload, store
+from harness.definition import Definition, GuestFile, PathBase, load_definition
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
@@ -28,7 +28,7 @@ out := $(O)
 tinyconfig: ; @echo CONFIG_MODULES=y > $(out)/.config
 olddefconfig: ; @true
 ifdef M
-modules: ; @cd $(M)/mod && cp mod.c mod.ko && echo $(MKMSG_API) >> mod.ko
+modules: ; @cd $(M)/mod && cp mod.c mod.ko && echo $(MKMSG_API) >> mod.ko && cat $(CURDIR)/main.c >> mod.ko
 else
 modules: ; @true
 endif
@@ -86,13 +86,14 @@ class World:
             f"--- a/main.c\n+++ b/main.c\n@@ -1,3 +1,3 @@\n one\n-two\n+{becomes}\n three\n"
         )
 
-    def build(self) -> Build:
+    def build(self, spawned_kernel: str | None = None) -> Build:
         definition = Definition(
             summary="x",
             dialect="reference",
             bases=(PathBase(str(self.source)),),
             configs=("base",),
             topology="pair",
+            spawned_kernel=spawned_kernel,
             modules=("mod",),
             files={"etc/mine": GuestFile(str(self.mine), self.mode)},
             name="mini",
@@ -306,3 +307,66 @@ def test_cache_that_cannot_be_written_is_told(world, monkeypatch):
     with pytest.raises(HarnessError, match="the build of mini failed") as caught:
         world.build()
     assert "MKHARNESS_CACHE" in caught.value.advice
+
+
+OTHER = """
+summary = "the kernel to spawn"
+dialect = "{dialect}"
+configs = ["base"]
+topology = "pair"
+modules = ["mod"]
+{more}
+[[bases]]
+kind = "path"
+path = "{path}"
+"""
+
+
+def other(world: World, dialect: str = "reference", more: str = "") -> str:
+    source = world.source.parent / "other"
+    if not source.exists():
+        shutil.copytree(world.source, source)
+        (source / "main.c").write_text("four\n")
+    file = world.cache.parent / "other.toml"
+    file.write_text(OTHER.format(dialect=dialect, more=more, path=source))
+    return str(file)
+
+
+def test_the_host_spawns_the_kernel_of_another_definition_with_its_own_user_space(world):
+    plain = world.build()
+    assert plain.spawned_version == plain.version == "7.3.4"
+    mixed = world.build(other(world))
+    assert mixed.bzimage.read_bytes() == plain.bzimage.read_bytes() != b"four\n"
+    spawned = build(load_definition(other(world)), Progress(Console(file=world.said)))
+    assert spawned.reused
+    assert spawned.bzimage.read_bytes() == b"four\n"
+    user_space, its_own = spawned.initrd.read_bytes(), mixed.initrd.read_bytes()
+    assert user_space != its_own, "the modules are built against another kernel"
+    small = payload.payload("any")
+    assert mixed.host_initrd.read_bytes() == initramfs.host_archive(
+        its_own, b"four\n", None, small, user_space
+    )
+    assert mixed.digest != plain.digest
+
+
+def test_another_kernel_to_spawn_is_another_build(world):
+    name = other(world)
+    first = world.build(name)
+    assert world.build(name).reused
+    (world.source.parent / "other/main.c").write_text("five\n")
+    second = world.build(name)
+    assert second.digest != first.digest
+    assert b"five\n" in second.host_initrd.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "more", "why"),
+    [
+        ("v1", "", "of the dialect v1, not reference"),
+        ("reference", 'spawned_kernel = "reference"', "which names a spawned kernel itself"),
+    ],
+)
+def test_a_kernel_that_cannot_be_spawned_is_refused_before_anything_is_built(world, dialect, more, why):
+    with pytest.raises(UsageError, match=why):
+        world.build(other(world, dialect, more))
+    assert not (world.cache / "work").exists()

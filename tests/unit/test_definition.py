@@ -177,3 +177,16 @@ def test_a_checkout_that_was_not_given_is_told_with_where_to_get_it():
 def test_definition_without_a_base_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"mine\.toml.*bases"):
         definition(tmp_path, GOOD[: GOOD.index("[[bases]]")])
+
+
+def test_a_kernel_to_spawn_is_a_definition_that_there_is(tmp_path):
+    head, bases = GOOD.split("[[bases]]")
+    assert definition(tmp_path, GOOD).spawned_kernel is None
+    for name in ("reference", "reference+kasan"):
+        text = f'{head}spawned_kernel = "{name}"\n[[bases]]{bases}'
+        assert definition(tmp_path, text).spawned_kernel == name
+    beside = definition(tmp_path, f'{head}spawned_kernel = "other.toml"\n[[bases]]{bases}')
+    assert beside.spawned_kernel == str(tmp_path / "other.toml")
+    with pytest.raises(UsageError, match=r"mine\.toml.*spawned_kernel") as caught:
+        definition(tmp_path, f'{head}spawned_kernel = "referense"\n[[bases]]{bases}')
+    assert "reference" in str(caught.value)

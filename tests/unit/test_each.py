@@ -28,6 +28,7 @@ bzImage: $(out)/a.o $(out)/b.o
 $(out)/%.o: %.c
 	@echo "  CC      $*.o"
 	@echo $* >> compiled
+	@grep -q dubious $< && echo 'WARNING: modpost: $<: odd section' >&2; true
 	@grep -n dubious $< | sed 's|^\\([0-9]*\\):.*|../$<:\\1:5: warning: dubious code [-Wdubious]|' >&2
 	@! grep -n broken $< | sed 's|^\\([0-9]*\\):.*|../$<:\\1:5: error: it is broken|' >&2 || true
 	@! grep -q broken $<
@@ -90,11 +91,11 @@ def test_every_patch_is_built_in_one_tree_and_new_warnings_are_told(world):
     assert results == [
         ("", []),
         ("1.patch", []),
-        ("2.patch", ["a.c: warning: dubious code [-Wdubious]"]),
+        ("2.patch", ["a.o: a.c: odd section", "a.c: dubious code [-Wdubious]"]),
         ("3.patch", []),
     ]
     assert sorted(world.compiled()) == ["a", "a", "b", "b"], "only what a patch changes is compiled again"
-    assert "new warning: a.c: warning: dubious code" in world.said.getvalue()
+    assert "new warning: a.c: dubious code" in world.said.getvalue()
     assert (world.tree / "b.c").read_text() == "dubious\nfine\n"
 
 

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from harness import paths
-from harness.build import _guest_inputs, payload
+from harness.build import payload
+from harness.build.guest import guest_inputs
 from harness.definition import load_definition
 from harness.errors import HarnessError
 from harness.model import Region
@@ -78,11 +79,11 @@ def test_is_what_load_v1_takes_for_elf(image, tmp_path):
 
 def test_its_sources_are_inputs_of_a_build(monkeypatch, tmp_path):
     definition = load_definition("reference")
-    before = _guest_inputs(definition, b"box", {}, [])
+    before = guest_inputs(definition, b"box", {}, [])
     names = {f"initramfs/payload/{file.name}" for file in payload.sources()}
     assert {"initramfs/payload/main.c", "initramfs/payload/payload.lds"} <= names <= before.keys()
     monkeypatch.setattr(payload, "sources", lambda: ())
-    assert _guest_inputs(definition, b"box", {}, []).keys() == before.keys() - names
+    assert guest_inputs(definition, b"box", {}, []).keys() == before.keys() - names
 
 
 def test_compile_error_is_shown(tmp_path):

@@ -30,8 +30,11 @@ def test_banner(pair: Pair, seen: Seen) -> None:
     banner = re.search(r"Linux version (\S+)", pair.spawned.console.text)
     assert banner, "no 'Linux version' line on the spawned kernel's own serial line"
     release = banner[1]
-    seen(f"Linux {release}")
-    assert release == pair.lab.build.version, f"the banner is of another build than {pair.lab.build.version}"
+    host = pair.host.read("/proc/sys/kernel/osrelease").strip()
+    seen(f"Linux {release}" + (f", beside the host's {host}" if host != release else ""))
+    wanted = pair.lab.build.spawned_version
+    assert release == wanted, f"the banner is of another build than {wanted}"
+    assert host == pair.lab.build.version, f"the host is of another build than {pair.lab.build.version}"
 
 
 @claim(
