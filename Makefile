@@ -9,6 +9,8 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 STAMP := $(VENV)/.ready
 ARGS ?=
+# Processes that share the tests.
+WORKERS ?= 2
 
 .PHONY: demo test check setup clean
 
@@ -16,7 +18,7 @@ demo: setup
 	@$(VENV)/bin/mkh demo $(ARGS)
 
 test: setup
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Every tool runs, whatever the one before said, and each keeps its own exit status.
 check: setup

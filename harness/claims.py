@@ -138,8 +138,11 @@ def count(counted: Suite, report: pytest.TestReport) -> None:
     properties = report.user_properties
     claims = [str(value) for key, value in properties if key == "claim"]
     # The report of a worker that died while it ran a test says nothing but that.
-    told_nothing = report.failed and not claims and suite.key_of(report.nodeid) in counted.claims
-    if not (claims or told_nothing) or (report.passed and report.when != "call"):
+    died = report.failed and not claims and report.when not in {"setup", "call", "teardown"}
+    if not claims and not died:
+        counted.dropped(report.nodeid)
+        return
+    if report.passed and report.when != "call":
         return
     seen = [str(value) for key, value in properties if key == "seen"] if report.when == "call" else []
     outcome: str = report.outcome

@@ -90,6 +90,10 @@ class Suite:
         if claim is not None or key not in self.claims:
             self.claims[key] = claim or Claim(key, key, "")
 
+    def dropped(self, case: str) -> None:
+        """Forget a case that turned out to have no claim."""
+        self._cases.pop(case, None)
+
     def ended(self, case: str, outcome: str, claim: Claim | None, seen: str) -> None:
         """Note what became of a case, or of one of its phases: the worst counts."""
         self.collected(case, claim)

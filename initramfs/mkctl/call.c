@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -280,6 +281,9 @@ static bool prefix(struct call *call, const char *word)
 		if (setgroups(0, NULL) || setresgid(uid, uid, uid) ||
 		    setresuid(uid, uid, uid))
 			fail_errno("become user %s", rest);
+		/* Else the files in /proc/self are root's, and no namespace can be mapped. */
+		if (prctl(PR_SET_DUMPABLE, 1))
+			fail_errno("prctl");
 	} else if (starts(word, "fail:", &rest)) {
 		call->fail_nth = number(rest);
 	} else if (!strcmp(word, "userns")) {

@@ -94,6 +94,13 @@ def test_a_worker_that_dies_leaves_its_claim_failed(pytester: pytest.Pytester) -
     assert summary.outcomes["loading/test_it.py::test_dies"] == "failed"
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_a_test_without_a_claim_is_none(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    result, summary = run(pytester, PASSES + "def test_plain():\n    pass\n", *workers)
+    assert result.ret == 0
+    assert counts(summary) == {"claims": 1, "passed": 1}
+
+
 def test_what_nobody_asked_for_is_not_missing(pytester: pytest.Pytester) -> None:
     text = PASSES + "@claim('other', source='')\ndef test_other():\n    assert 0\n"
     result, summary = run(pytester, text, "-k", "passes")

@@ -64,9 +64,9 @@ def test_addresses_are_secret(pair: Pair, seen: Seen) -> None:
 @claim("the list cannot be written, mapped or removed", source="RFC v1 7/7 and v2 10/16: mode 0444")
 def test_read_only(lab: Lab, seen: Seen) -> None:
     file = lab.dialect.kimage
+    # Cutting is left out: every file of /proc takes it for nothing.
     lines = [
         f"write fdw:{file} hex:00 1",
-        f"ftruncate fdrw:{file} 0",
         f"mmap 0 4096 3 1 fd:{file} 0",
         f"unlink s:{file}",
     ]

@@ -12,7 +12,7 @@ from harness.plugin import Seen, claim
 
 
 def start(
-    pointer: str, *, magic1: int = MAGIC1, magic2: int = MAGIC2, command: int = REBOOT_CMD_START
+    pointer: str, command: int = REBOOT_CMD_START, *, magic1: int = MAGIC1, magic2: int = MAGIC2
 ) -> str:
     return f"reboot {magic1:#x} {magic2} {command:#x} {pointer}"
 
