@@ -41,7 +41,7 @@ def test_without_a_mark_nothing_goes(folder):
     assert names(folder) == ["deep/old", "old"]
 
 
-@pytest.mark.parametrize("text", ["cut", str(time.time_ns() + 10**15)])
+@pytest.mark.parametrize("text", ["cut", str(time.time_ns() + 10**15)], ids=["cut", "in the future"])
 def test_mark_that_says_nothing_takes_everything(folder, text):
     (folder / unfinished.MARK).write_text(text)
     assert unfinished.discard(folder) == 2
