@@ -138,7 +138,9 @@ def test_what_is_no_image_is_refused(tmp_path, progress, cache, content, why):
 
 
 @pytest.mark.parametrize(
-    "packed", [gzip.compress(b"no ELF"), gzip.compress(b"x" * 999)[:30], b"BZhello", b"?"]
+    "packed",
+    [gzip.compress(b"no ELF"), gzip.compress(b"x" * 999)[:30], b"BZhello", b"?"],
+    ids=["no ELF", "cut short", "no bzip2", "nothing known"],
 )
 def test_kernel_that_cannot_be_unpacked_is_asked_for(packed):
     with pytest.raises(HarnessError) as caught:
