@@ -154,6 +154,12 @@ def _plain(lab: Lab) -> Interface:
     return Interface(lab.host, lab.dialect.numbers or Numbers(0, 0, 0))
 
 
+def _ssh(lab: Lab) -> str:
+    if not lab.build.definition.ssh:
+        raise Absent("its definition does not ask for SSH")
+    return lab.host.run("ls /bin/dropbear")
+
+
 def _kexec(lab: Lab) -> str:
     interface = _plain(lab)
     interface.call("kexec_file_load fd:/boot/bzImage -1 1 s: 0x4", limit=20).require()
@@ -207,6 +213,7 @@ _ALL = (
     Capability("unload", "unload an instance's image", _on_host(_unload)),
     Capability("halt", "stop a spawned kernel by asking it", _on_pair(_halt)),
     Capability("force", "stop a spawned kernel without asking it", _on_pair(_force)),
+    Capability("ssh", "be reached by SSH", _on_host(_ssh)),
     Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
     Capability("kho", "hand memory over to the next kernel", _on_host(_kho)),
     Capability("luo", "hand files over to the next kernel", _on_host(_luo)),

@@ -103,6 +103,11 @@ def _needs(request: pytest.FixtureRequest) -> None:
             pytest.skip(f"the kernel's definition does not expect: {', '.join(missing)}")
         return
     found: Mapping[str, Found] = request.getfixturevalue("capabilities")
+    unknown = sorted(needed - found.keys())
+    if unknown:
+        pytest.fail(
+            f"there is no capability {', '.join(unknown)}: see harness/capabilities.py", pytrace=False
+        )
     absent = [name for name in sorted(needed) if not found[name].present]
     for name in absent:
         if name in expected:

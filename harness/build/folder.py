@@ -55,7 +55,14 @@ def copy(source: Folder, tree: Path, name: str) -> None:
     copies = lineage(tree.parent, name)
     temporary = tree.with_name(f"{tree.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    command = ["rsync", "-a", "--exclude=.git", *(f"--link-dest={latest}" for latest in copies[-1:])]
+    # By nanoseconds: an edit may be as long as what it replaces, and come within the same second.
+    command = [
+        "rsync",
+        "-a",
+        "--modify-window=-1",
+        "--exclude=.git",
+        *(f"--link-dest={latest}" for latest in copies[-1:]),
+    ]
     names: bytes | None = None
     if source.listed is not None:
         command += ["--from0", "--files-from=-"]

@@ -162,7 +162,8 @@ class Payload:
 
     def received(self) -> tuple[Message, ...]:
         """Return the messages that it has taken since its last start, oldest first."""
-        found = re.findall(r"^payload: message (.*)$", self.text, re.MULTILINE)
+        # With its end: the last line may still be coming.
+        found = re.findall(r"^payload: message (.*)\n", self.text, re.MULTILINE)
         return tuple(_message(_fields(line)) for line in found)
 
     def wait_for(self, payload: bytes, *, timeout: float = ANSWER_LIMIT) -> Message:
