@@ -126,7 +126,7 @@ def test_no_leak_of_failed_loads(
         for outcome in calls.calls(lab.host, [line] * MANY, limit=20):
             assert not outcome.ok, outcome
 
-    lost = census.leak(lab.host, many_times, warm_up=1, rounds=3)
+    lost = census.leak(lab.host, many_times, warm_up=1, rounds=5)
     seen(f"{what}: MemFree {lost.per_round['MemFree'] / MANY:+.1f} KiB a load")
     assert lost.per_round["MemFree"] / MANY > -ENOUGH_KIB, str(lost)
     usable(mk, ready)
