@@ -14,6 +14,7 @@ is written from outside is data: TCG does not notice that code it has translated
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -31,6 +32,8 @@ SLICE = 64 << 20
 """Bytes read by one call; pread(2) and process_vm_readv(2) stop short of 2 GiB."""
 CHUNK = 256
 """Pages handed out at once: 1 MiB, which stays in a processor's cache."""
+_HOLE, _DATA, _OWN = range(3)
+"""Where a page's bytes come from: nowhere (zeros), the file, the fork's own page."""
 
 
 class Ram:
@@ -45,6 +48,7 @@ class Ram:
         self._layout = layout
         self._private = private
         self._template_data: npt.NDArray[np.bool_] | None = None
+        self._mapped: Bytes | None = None
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -111,15 +115,15 @@ class Ram:
 
         The array is used again for the next ones. Raises HarnessError for pages that are not RAM.
         """
-        own = np.zeros(self._layout.pages, np.bool_)
+        source = np.where(self._file_data(), _DATA, _HOLE).astype(np.uint8)
         if self._private is not None:
-            own[self._private.pages()] = True
-        wanted = np.flatnonzero(self._file_data() | own) if pages is None else self._layout.to_file(pages)
+            source[self._private.pages()] = _OWN
+        wanted = np.flatnonzero(source != _HOLE) if pages is None else self._layout.to_file(pages)
         buffer = np.empty((CHUNK, PAGE), np.uint8)
         for first in range(0, len(wanted), CHUNK):
             chunk = wanted[first : first + CHUNK]
             rows = buffer[: len(chunk)]
-            self._gather(chunk, own[chunk], rows)
+            self._gather(chunk, source[chunk], rows)
             yield self._layout.to_guest(chunk), rows
 
     def template(self) -> Ram:
@@ -171,19 +175,31 @@ class Ram:
         sizes = np.minimum((starts + lengths) * PAGE, end) - begins
         self._private.read(begins, sizes, begins - offset + target.ctypes.data)
 
-    def _gather(self, pages: Pages, own: npt.NDArray[np.bool_], rows: Bytes) -> None:
-        """Read one page of the file, or one's own, into each of ``rows``."""
-        # A run ends where pages are missing, and where the file's meet one's own.
-        cuts = np.flatnonzero((np.diff(pages) != 1) | (own[1:] != own[:-1])) + 1
+    def _gather(self, pages: Pages, source: Bytes, rows: Bytes) -> None:
+        """Read each of ``pages`` from its ``source`` into one of ``rows``."""
+        # A run ends where pages are missing, and where another source begins.
+        cuts = np.flatnonzero((np.diff(pages) != 1) | (source[1:] != source[:-1])) + 1
         starts = np.concatenate(([0], cuts))
         ends = np.concatenate((cuts, [len(pages)]))
-        mine = own[starts]
-        for start, end in zip(starts[~mine].tolist(), ends[~mine].tolist(), strict=True):
-            self._pread(int(pages[start]) * PAGE, rows[start:end])
+        file = self._map()
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if source[start] == _DATA:
+                rows[start:end] = file[pages[start] : pages[end - 1] + 1]
+            elif source[start] == _HOLE:
+                rows[start:end] = 0
+        mine = source[starts] == _OWN
         if self._private is not None and mine.any():
             first = starts[mine]
             sizes = (ends[mine] - first) * PAGE
             self._private.read(pages[first] * PAGE, sizes, first * PAGE + rows.ctypes.data)
+
+    def _map(self) -> Bytes:
+        """Return the file as an array of pages: three times faster than pread(2), but it fills holes."""
+        file = self._descriptor()
+        if self._mapped is None:
+            mapping = mmap.mmap(file, self._layout.pages * PAGE, prot=mmap.PROT_READ)
+            self._mapped = np.frombuffer(mapping, np.uint8).reshape(-1, PAGE)
+        return self._mapped
 
     def _pread(self, offset: int, target: Bytes) -> None:
         if os.preadv(self._descriptor(), [target.data], offset) != target.nbytes:

@@ -52,12 +52,12 @@ class Digests:
 
 def digests(ram: Ram, pages: Pages | None = None) -> Digests:
     """Hash ``pages``, by default all that were touched."""
-    numbers, values = [], []
+    numbers: list[Pages] = []
+    values: list[int] = []
     digest = xxhash.xxh3_64_intdigest
     for chunk, data in ram.chunks(pages):
-        flat = data.reshape(-1).data
         numbers.append(chunk)
-        values += [digest(flat[start : start + PAGE]) for start in range(0, data.size, PAGE)]
+        values += map(digest, data)
     found = np.array(values, np.uint64)
     kept = found != _ZEROS
     return Digests(np.concatenate(numbers)[kept] if numbers else np.empty(0, np.int64), found[kept])
