@@ -37,9 +37,7 @@ def run(build: Build, options: Sequence[str], progress: Progress, *, workers: in
         command = ["--rootdir", str(paths.CHECKOUT), "--claims", str(file), *options]
         if workers:
             command += ["-n", str(workers), "--dist", "loadgroup"]
-        if not any(
-            (paths.CHECKOUT / word.partition("::")[0]).exists() for word in options if word[:1] != "-"
-        ):
+        if not names_tests(options):
             command.append(str(CONFORMANCE))
         with _stdout_to_stderr():
             status = int(pytest.main(command))
@@ -49,6 +47,11 @@ def run(build: Build, options: Sequence[str], progress: Progress, *, workers: in
     if not summary.not_run and not set(options) & {"-k", "-m", "--deselect", "--ignore"}:
         remember(build, summary)
     return status, summary
+
+
+def names_tests(words: Sequence[str]) -> bool:
+    """Say whether the command line names tests of the suite; the value of --series is a path as well."""
+    return any((paths.CHECKOUT / word.partition("::")[0]).is_relative_to(CONFORMANCE) for word in words)
 
 
 @contextmanager

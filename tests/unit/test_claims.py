@@ -4,7 +4,7 @@
 import msgspec
 import pytest
 
-from harness import testing
+from harness import paths, testing
 from harness.report import suite
 from harness.report.suite import Claim, Suite, Summary
 
@@ -172,3 +172,9 @@ def test_new_failures() -> None:
         "new": "not_run",
     }
     assert testing.new_failures(now, before) == ["worse", "skipped before", "new"]
+
+
+def test_the_value_of_an_option_names_no_tests() -> None:
+    assert not testing.names_tests(["--kernel", "rfc-v1", "--series", str(paths.KERNELS), "-k", "x"])
+    assert testing.names_tests(["-x", "tests/conformance/loading"])
+    assert testing.names_tests([f"{testing.CONFORMANCE}/starting/test_start.py::test_clock"])
