@@ -18,8 +18,9 @@ from rich.text import Text
 from harness.report.columns import printable
 
 FOLDER = "tests/conformance/"
-OUTCOMES = ("failed", "known", "passed", "skipped", "not_run")
-"""In this order, the first that one of a claim's cases has is the claim's."""
+OUTCOMES = ("failed", "known", "mended", "passed", "skipped", "not_run")
+"""In this order, the first that one of a claim's cases has is the claim's. ``mended``, for a case that
+should have failed as known, is in the end ``failed`` or ``passed``."""
 _STYLES = {"failed": "bold red", "known": "yellow", "passed": "green", "skipped": "cyan", "not_run": "red"}
 
 
@@ -78,6 +79,8 @@ class Suite:
     """Collects a run's claims and what became of their cases. Cases are pytest's node ids."""
 
     claims: dict[str, Claim] = field(default_factory=dict)
+    strict: bool = False
+    """Whether a case that is known to fail, and does not, counts as failed."""
     _cases: dict[str, str] = field(default_factory=dict)
     _seen: dict[str, list[str]] = field(default_factory=dict)
 
@@ -104,11 +107,16 @@ class Suite:
         if seen:
             self._seen.setdefault(key_of(case), []).append(seen)
 
+    def mended(self) -> list[str]:
+        """Return the cases that are known to fail and did not."""
+        return [case for case, outcome in self._cases.items() if outcome == "mended"]
+
     def results(self) -> tuple[Result, ...]:
         """Return every claim with what became of it."""
         by_claim: dict[str, list[str]] = {}
+        mended = "failed" if self.strict else "passed"
         for case, outcome in self._cases.items():
-            by_claim.setdefault(key_of(case), []).append(outcome)
+            by_claim.setdefault(key_of(case), []).append(mended if outcome == "mended" else outcome)
         return tuple(
             Result(self.claims[key], min(outcomes, key=OUTCOMES.index), "; ".join(self._seen.get(key, ())))
             for key, outcomes in sorted(by_claim.items())

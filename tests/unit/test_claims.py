@@ -87,6 +87,62 @@ def test_a_run_that_was_cut_short_is_no_success(pytester: pytest.Pytester, worke
     assert summary.claims == 3
 
 
+KNOWN = """
+from harness import known
+from harness.build import series
+from harness.definition import load_definition
+
+this = series.read(load_definition("reference").series).digest
+bugs = [known.Bug(f"loading/test_it.py::test_{name}", "V9-99", "it is so") for name in NAMES]
+known.read = lambda definition: known.Known((SERIES,), tuple(bugs))
+"""
+TEAR_DOWN = """
+import pytest
+from harness.errors import HarnessError
+from harness.plugin import claim
+
+@pytest.fixture
+def broken():
+    yield
+    raise HarnessError("the machine ended")
+
+@claim("its machine breaks after it passed", source="a post")
+def test_late(broken):
+    pass
+
+@claim("it ends with a mistake of its own", source="a post")
+def test_mistake():
+    [][1]
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_a_failure_at_the_end_may_be_known_and_a_mistake_of_the_test_is_not(
+    pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    pytester.makeconftest(KNOWN.replace("NAMES", "('late', 'mistake')").replace("SERIES", "this"))
+    result, summary = run(pytester, TEAR_DOWN, *workers)
+    assert result.ret == 1
+    assert counts(summary) == {"claims": 2, "failed": 1, "known": 1}
+    assert "IndexError" in summary.failures["loading/test_it.py::test_mistake"]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize(("series", "outcome"), [("this", "failed"), ("'a re-roll'", "passed")])
+def test_a_known_bug_that_is_gone_is_a_failure_for_its_own_series_alone(
+    pytester: pytest.Pytester, workers: tuple[str, ...], series: str, outcome: str
+) -> None:
+    pytester.makeconftest(KNOWN.replace("NAMES", "('passes',)").replace("SERIES", series))
+    result, summary = run(pytester, PASSES, *workers)
+    assert counts(summary) == {"claims": 1, outcome: 1}
+    assert result.ret == (outcome == "failed")
+    told = "no success: *test_passes is listed in reference.known.toml and fails no more"
+    if outcome == "failed":
+        result.stdout.fnmatch_lines([told])
+    else:
+        result.stdout.no_fnmatch_line(told)
+
+
 def test_a_worker_that_dies_leaves_its_claim_failed(pytester: pytest.Pytester) -> None:
     text = PASSES + "import os\n@claim('dies', source='')\ndef test_dies():\n    os._exit(0)\n"
     result, summary = run(pytester, text, "-n", "2")
