@@ -33,7 +33,10 @@ def shown(stream: bytes | bytearray) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended: ``status`` is its exit status, or minus the signal that killed it."""
+    """How a command ended: ``status`` is its shell's exit status, or minus the signal that killed that.
+
+    A program that a signal kills makes its shell end with 128 plus the signal.
+    """
 
     kernel: str
     command: str
