@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 from filelock import FileLock
+from msgspec.structs import replace
 
 from harness import paths
 from harness.errors import HarnessError
@@ -21,6 +22,7 @@ from harness.forks import CODE, Forks
 from harness.lab import Lab
 from harness.multikernel import calls, messaging
 from harness.multikernel.interface import Interface, Numbers
+from harness.multikernel.kimage import parse_kimage
 from harness.progress import Progress
 
 
@@ -103,15 +105,29 @@ def _instances(lab: Lab) -> str:
 
 
 def _several(lab: Lab) -> str:
-    interface, first = interface_of(lab), lab.topology.spawned[0]
+    first = lab.topology.spawned[0]
     size = first.memory // 2
-    other = first.cpus[0] - 1
-    one = msgspec.structs.replace(first, memory=size)
-    two = msgspec.structs.replace(first, name="another", id=first.id + 1, cpus=(other,), memory=size)
-    for kernel in (one, two):
-        interface.create(kernel).require()
-        interface.load(kernel.id).require()
-    return f"ids {one.id} and {two.id} hold an image at once"
+    one = replace(first, memory=size)
+    two = replace(first, name="another", id=first.id + 1, cpus=(first.cpus[0] - 1,), memory=size)
+    topology = replace(lab.topology, spawned=(one, two))
+    for kernel in topology.spawned:
+        instance = lab.dialect.grant(lab.host, topology, kernel)
+        lab.dialect.load(lab.host, instance, lab.dialect.linux, "")
+    images = parse_kimage(lab.host.read(lab.dialect.kimage))
+    found = [image for image in images if image.type == "multikernel"]
+    if len(found) != len(topology.spawned):
+        raise Absent(f"{len(found)} images are listed, {len(topology.spawned)} were loaded")
+    return f"{one.name} and {two.name} have an image at once"
+
+
+def _cpus(lab: Lab) -> str:
+    first = lab.topology.spawned[0]
+    lab.topology = replace(lab.topology, spawned=(replace(first, cpus=(first.cpus[0] - 1, first.cpus[0])),))
+    pair = lab.pair()
+    found = pair.spawned.apic_ids()
+    if found != pair.instance.apic_ids:
+        raise Absent(f"granted were APIC ids {pair.instance.apic_ids}, {pair.spawned.name} runs on {found}")
+    return f"{pair.spawned.name} runs on APIC ids {found}"
 
 
 def _remove(lab: Lab) -> str:
@@ -196,9 +212,12 @@ def _segments(lab: Lab) -> str:
 
 def _fenced(lab: Lab) -> str:
     spawned = lab.pair().spawned
-    if spawned.run("ls /sys/firmware | grep acpi || true"):
-        raise Absent(f"{spawned.name} sees the machine's ACPI tables")
-    return f"{spawned.name} sees no ACPI tables"
+    found = spawned.run(
+        "ls -d /sys/firmware/acpi 2>/dev/null || true; grep -oE 'IO-APIC|XT-PIC' /proc/interrupts || true"
+    )
+    if found:
+        raise Absent(f"{spawned.name} sees {', '.join(sorted(set(found.split())))}")
+    return f"{spawned.name} sees no ACPI tables and no interrupt controller of the machine's"
 
 
 _ALL = (
@@ -208,7 +227,8 @@ _ALL = (
     Capability("kimage", "list loaded images in /proc", _on_host(_kimage)),
     Capability("messages", "send messages from kernel to kernel", _on_pair(_messages)),
     Capability("instances", "make instances from a device tree", _on_host(_instances)),
-    Capability("several", "hold several instances with an image each", _on_host(_several)),
+    Capability("several", "hold several images at once", _on_host(_several)),
+    Capability("cpus", "run a spawned kernel on all of several CPUs", _on_host(_cpus)),
     Capability("remove", "remove an instance", _on_host(_remove)),
     Capability("unload", "unload an instance's image", _on_host(_unload)),
     Capability("halt", "stop a spawned kernel by asking it", _on_pair(_halt)),

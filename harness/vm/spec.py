@@ -81,6 +81,8 @@ def arguments(
     result += ["-cpu", spec.cpu, "-smp", _smp(spec), "-m", size, "-object", memory]
     result += ["-S", "-incoming", "defer"] if incoming else []
     result += ["-action", "reboot=shutdown,shutdown=pause"]
+    # A machine's clock stands still while it is frozen, as its kernels' clocks do.
+    result += ["-rtc", "base=utc,clock=vm"]
     result += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
     for serial, pipe in zip(spec.serial, lines, strict=True):
         result += serialport.arguments(serial, pipe)

@@ -87,7 +87,8 @@ def test_a_run_that_is_killed_leaves_nothing(
     (run / "test_two.py").write_text(TEST, encoding="utf-8")
     option = request.config.getoption
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_two.py"]
-    command += ["--kernel", str(option("--kernel")), "--accel", option("--accel")]
+    for name in ("--kernel", "--series", "--base", "--bzimage", "--vmlinux", "--dialect", "--accel"):
+        command += [name, str(option(name))] if option(name) else []
     before = set(memory.SHM.iterdir())
     with subprocess.Popen(command, cwd=run, env={**os.environ, "TMPDIR": str(scratch)}) as killed:
         limit = time.monotonic() + 120
