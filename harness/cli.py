@@ -68,6 +68,24 @@ def _build(
     )
 
 
+def _chosen(
+    built: Build,
+    kernel: str,
+    *,
+    series: str | None,
+    base: str | None,
+    bzimage: Path | None,
+    vmlinux: Path | None,
+) -> list[str]:
+    """Return the options of pytest that choose the same kernel."""
+    if bzimage is None:
+        given = {"--kernel": kernel, "--series": series, "--base": base}
+    else:
+        given = {"--kernel": built.definition.name, "--bzimage": str(bzimage)}
+        given |= {"--vmlinux": str(vmlinux) if vmlinux else None, "--dialect": built.definition.dialect}
+    return [word for option, value in given.items() if value for word in (option, value)]
+
+
 @app.command
 def demo(
     *,
@@ -95,7 +113,8 @@ def demo(
     else:
         built = _build(kernel, series, base, progress)
     machine = load_topology(topology or built.definition.topology)
-    return 0 if demonstration.run(built, machine, chosen, progress) else 1
+    options = _chosen(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
+    return 0 if demonstration.run(built, machine, chosen, options, progress) else 1
 
 
 @app.command
@@ -224,21 +243,18 @@ def judge(
         print(f"{len(found)} claims")
         return 0
     before = testing.recall(against) if against else None
-    given = [*(["--series", str(series)] if series else []), *(["--base", base] if base else [])]
     if bzimage is not None:
         from harness.build.own import own_build
 
         built = own_build(bzimage, vmlinux, dialect, progress)
-        kernel = built.definition.name
-        given = ["--bzimage", str(bzimage), "--dialect", built.definition.dialect]
-        given += ["--vmlinux", str(vmlinux)] if vmlinux else []
     else:
         built = _build(kernel, series, base, progress)
     common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
     if against and before is None:
         other = _build(against, None, None, progress)
         _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
-    status, now = testing.run(built, ["--kernel", kernel, *given, *common], progress, workers=workers)
+    options = _chosen(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
+    status, now = testing.run(built, [*options, *common], progress, workers=workers)
     if before is not None:
         progress.console.print(testing.comparison(now, before))
         new = testing.new_failures(now.outcomes, before.outcomes)

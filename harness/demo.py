@@ -26,8 +26,11 @@ CLAIMS = {"spawn": "starting/test_pair.py", "kho": "handover/test_handover.py"}
 """Which claims are shown of a kernel that is expected to be able to do what."""
 
 
-def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> bool:
-    """Bring the kernels up, check every claim, print all of it; return whether every claim held."""
+def run(build: Build, topology: Topology, accel: Accel, options: Sequence[str], progress: Progress) -> bool:
+    """Bring the kernels up, check every claim, print all of it; return whether every claim held.
+
+    ``options`` are those of pytest that name the same kernel.
+    """
     console = progress.console
     lab = Lab(build, topology, accel, progress)
     expects = build.definition.expects
@@ -42,7 +45,7 @@ def run(build: Build, topology: Topology, accel: Accel, progress: Progress) -> b
             console.print("no claims: its definition expects nothing that is checked here")
             return True
         with progress.step("checking the claims"):
-            reports = _check(lab, files)
+            reports = _check(lab, [*files, *options])
     counted = suite.Suite()
     for report in reports:
         claims.count(counted, report)
@@ -103,11 +106,10 @@ def _claims(expects: Sequence[str]) -> list[str]:
     return [str(folder / file) for capability, file in CLAIMS.items() if capability in expects]
 
 
-def _check(lab: Lab, files: Sequence[str]) -> list[pytest.TestReport]:
+def _check(lab: Lab, what: Sequence[str]) -> list[pytest.TestReport]:
     collected = _Reports()
-    arguments = [*files, "-s", "-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider"]
-    arguments += ["--kernel", lab.build.definition.name]
+    arguments = [*what, "-s", "-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider"]
     status = pytest.main([*arguments, "--rootdir", str(paths.CHECKOUT)], plugins=[collected, _ReadyLab(lab)])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RuntimeError(f"pytest could not run {files}: {status!r}")
+        raise RuntimeError(f"pytest could not run {what}: {status!r}")
     return collected.reports
