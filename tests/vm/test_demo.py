@@ -20,8 +20,8 @@ def test_a_definition_by_its_path_is_shown_and_judged(
         pytest.skip("the definition that is copied is `reference`")
     text = (paths.KERNELS / "reference.toml").read_text()
     assert 'series = "reference"' in text
-    # Of the same name and the same contents: nothing is built for it.
-    copy = tmp_path / "reference.toml"
+    # The same inputs, so nothing is built for it.
+    copy = tmp_path / "mine.toml"
     copy.write_text(text.replace('series = "reference"', f'series = "{paths.KERNELS / "reference"}"'))
     command = [Path(sys.executable).with_name("mkh"), "demo", "--kernel", copy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
