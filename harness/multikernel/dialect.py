@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.instance import FixedArea, Instance
-from harness.multikernel.interface import MOUNT, Numbers, mount
+from harness.multikernel.interface import MAGIC1, MAGIC2, MOUNT, Numbers, mount
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 
 LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where v1 and v2 allocate their start trampoline")
@@ -62,6 +62,14 @@ class Dialect:
     """The destination that a message from the host to an instance is addressed to."""
     to_host: int
     """The destination that a message from an instance to the host is addressed to."""
+    start_argument: Callable[[Instance], int] = lambda instance: instance.id
+    """What the start's argument points to: the instance's id, or a CPU."""
+    host_cpus: Callable[[Kernel], tuple[int, ...]] = lambda host: (0,)
+    """Every destination that should reach the host from an instance."""
+    longest_message: int = 232
+    """Bytes of payload. Source: RFC v2 14/16."""
+    memory_argument: Callable[[str], str] = "mkkernel_pool=16M@{}".format
+    """The host's command line argument that names memory, with another address."""
     linux: Image = LINUX
     """The kernel under test, in the form that ``load`` takes."""
     numbers: Numbers | None = None
@@ -113,6 +121,12 @@ def load_by_file(numbers: Numbers) -> Callable[[Kernel, Instance, Image, str], N
         host.run(f"mkctl load-file {files} {shlex.quote(arguments)} {flags:#x}", timeout=30)
 
     return load
+
+
+def start_call(dialect: Dialect, instance: Instance) -> str:
+    """Return the call of reboot(2) that starts an instance's loaded kernel, for harness.multikernel.calls."""
+    argument = dialect.start_argument(instance)
+    return f"reboot {MAGIC1:#x} {MAGIC2} {REBOOT_CMD_START:#x} i32:{argument}"
 
 
 def start_by_id(host: Kernel, instance: Instance) -> None:

@@ -90,4 +90,10 @@ V1 = Dialect(
     # host's CPUs keep the numbers that they have there.
     to_spawned=lambda instance: instance.spawned.cpus[0],
     to_host=1,
+    # Source: RFC v1 5/7, which gives CPUs one number in all kernels, the APIC id.
+    host_cpus=lambda host: host.apic_ids(),
+    # Source: RFC v1 4/7, MK_MAX_DATA_SIZE.
+    longest_message=256,
+    memory_argument="mk_shared_memory={}".format,
+    start_argument=lambda instance: instance.spawned.cpus[0],
 )

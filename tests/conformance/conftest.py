@@ -10,6 +10,7 @@ from harness.definition import SpawnedKernel, Topology
 from harness.forks import Forks
 from harness.lab import Lab, Pair
 from harness.multikernel.interface import Interface
+from harness.multikernel.payload import Payload, grant_payload
 
 SMALL = 64 << 20
 """Bytes of memory that a kernel is loaded into where it need not get far."""
@@ -45,6 +46,14 @@ def loaded(mk: Interface, ready: SpawnedKernel) -> SpawnedKernel:
     """``alpha`` as an instance with an image."""
     mk.load(ready.id).require()
     return ready
+
+
+@pytest.fixture
+def waiting(lab: Lab) -> Payload:
+    """The payload, loaded in place of the topology's first spawned kernel, and not started."""
+    payload = grant_payload(lab, lab.topology.spawned[0])
+    payload.load()
+    return payload
 
 
 @pytest.fixture

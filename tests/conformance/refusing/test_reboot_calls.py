@@ -6,8 +6,9 @@ import pytest
 from harness.definition import SpawnedKernel
 from harness.lab import Lab
 from harness.multikernel import calls
-from harness.multikernel.dialect import REBOOT_CMD_START
+from harness.multikernel.dialect import REBOOT_CMD_START, start_call
 from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
+from harness.multikernel.payload import Payload, grant_payload
 from harness.plugin import Seen, claim
 
 
@@ -20,6 +21,13 @@ def start(
 def commands(mk: Interface) -> list[int]:
     numbers = mk.numbers
     return [number for number in (numbers.start, numbers.halt, numbers.force) if number is not None]
+
+
+def every_call(lab: Lab, payload: Payload) -> list[str]:
+    """Return the calls that would start, and where the dialect has them stop, a payload."""
+    line, numbers = start_call(lab.dialect, payload.instance), lab.dialect.numbers
+    stops = [] if numbers is None else [command for command in (numbers.halt, numbers.force) if command]
+    return [line, *(line.replace(f"{REBOOT_CMD_START:#x}", f"{command:#x}") for command in stops)]
 
 
 POINTERS = ("null", "unmapped", "kernel", "noncanonical", "hex:0100", "hex:010000")
@@ -78,34 +86,33 @@ def test_wrong_numbers(lab: Lab, seen: Seen) -> None:
 
 
 @claim("who has not CAP_SYS_BOOT starts and stops nothing", source="reboot(2): EPERM")
-@pytest.mark.needs("instances")
-def test_unprivileged(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
-    for command in commands(mk):
-        outcome = mk.call(f"uid:1000 {mk.reboot_call(command, loaded.id)}")
-        assert outcome.error == "EPERM", outcome
-    seen(f"{len(commands(mk))} commands")
+@pytest.mark.needs("spawn")
+def test_unprivileged(lab: Lab, waiting: Payload, seen: Seen) -> None:
+    lines = [f"uid:1000 {line}" for line in every_call(lab, waiting)]
+    outcomes = calls.calls(lab.host, lines)
+    seen(", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert {outcome.error for outcome in outcomes} == {"EPERM"}, "\n".join(map(str, outcomes))
 
 
 @claim(
     "root of a namespace starts and stops nothing",
     source="interface sheet BI-4: must be refused in a namespace",
 )
-@pytest.mark.needs("instances", "userns")
+@pytest.mark.needs("spawn", "userns")
 @pytest.mark.parametrize("namespace", ["userns", "pidns"])
-def test_namespaces(mk: Interface, loaded: SpawnedKernel, seen: Seen, namespace: str) -> None:
-    for command in commands(mk):
-        outcome = mk.call(f"{namespace} {mk.reboot_call(command, loaded.id)}")
-        assert outcome.error in {"EPERM", "EINVAL"}, outcome
-    seen(f"{namespace}: {len(commands(mk))} commands; {loaded.name} is {mk.state(loaded.name)}")
+def test_namespaces(lab: Lab, waiting: Payload, seen: Seen, namespace: str) -> None:
+    outcomes = calls.calls(lab.host, [f"{namespace} {line}" for line in every_call(lab, waiting)])
+    seen(f"{namespace}: " + ", ".join(outcome.error or "accepted" for outcome in outcomes))
+    assert {outcome.error for outcome in outcomes} <= {"EPERM", "EINVAL"}, "\n".join(map(str, outcomes))
 
 
-@claim("what has no image is not started", source="RFC v2 08/16: EINVAL without an image")
-@pytest.mark.needs("instances")
-def test_nothing_loaded(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
-    outcome = mk.start(ready.id)
+@claim("what has no image is not started", source="RFC v1 1/7 and v2 08/16: EINVAL without an image")
+@pytest.mark.needs("spawn")
+def test_nothing_loaded(lab: Lab, seen: Seen) -> None:
+    granted = grant_payload(lab, lab.topology.spawned[0])
+    outcome = calls.call(lab.host, start_call(lab.dialect, granted.instance))
     seen(outcome.error or "accepted")
     assert outcome.error == "EINVAL"
-    assert mk.state(ready.name) == "ready"
 
 
 @claim("what does not run is not stopped", source="multikernel tree: EINVAL unless active")

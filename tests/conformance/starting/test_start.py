@@ -5,13 +5,14 @@ import calendar
 import time
 
 import pytest
+from msgspec.structs import replace
 
-from harness.definition import SpawnedKernel
 from harness.lab import Lab, Pair
 from harness.multikernel import calls
-from harness.multikernel.dialect import REBOOT_CMD_START
-from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
+from harness.multikernel.dialect import Image, start_call
+from harness.multikernel.interface import LOAD_LIMIT, Interface
 from harness.multikernel.kernel import Kernel
+from harness.multikernel.payload import FILE, Payload
 from harness.oracle.processors import processors
 from harness.plugin import Seen, claim
 from harness.vm import gdbstub
@@ -24,10 +25,8 @@ DRIFT = 0.01
 
 
 def start_again(pair: Pair) -> calls.Outcome:
-    """Start the running kernel's instance once more; v1 names it by its CPU."""
-    spawned = pair.instance.spawned
-    argument = spawned.cpus[0] if pair.lab.dialect.numbers is None else spawned.id
-    return calls.call(pair.host, f"reboot {MAGIC1:#x} {MAGIC2} {REBOOT_CMD_START:#x} i32:{argument}")
+    """Start the running kernel's instance once more."""
+    return calls.call(pair.host, start_call(pair.lab.dialect, pair.instance))
 
 
 def alive(pair: Pair) -> None:
@@ -97,14 +96,40 @@ def test_leave_it_alone(pair: Pair, live: Interface, seen: Seen, what: str) -> N
     "a start succeeds only when the CPU has arrived in the other kernel",
     source="known bug V1-14: exec returns 0 without knowing",
 )
-@pytest.mark.needs("instances")
-def test_cpu_that_does_not_arrive(lab: Lab, mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
-    cpu = loaded.cpus[0]
+def test_cpu_that_does_not_arrive(lab: Lab, waiting: Payload, seen: Seen) -> None:
+    cpu = waiting.instance.spawned.cpus[0]
     with gdbstub.stopped(lab.machine, cpu):
-        outcome = mk.start(loaded.id)
-    seen(f"with vCPU {cpu} standing still: {outcome.error or 'accepted'}, then {mk.state(loaded.name)}")
+        outcome = calls.call(lab.host, start_call(lab.dialect, waiting.instance), limit=LOAD_LIMIT)
+    seen(f"with vCPU {cpu} standing still: {outcome.error or 'accepted'}")
     assert outcome.error == "ETIMEDOUT"
-    assert mk.host.run("echo alive") == "alive"
+    assert lab.host.run("echo alive") == "alive"
+
+
+@claim(
+    "whichever of several loaded images is started, that one runs (seen from outside)",
+    source="known bug V1-04: it is always the first",
+)
+@pytest.mark.needs("several")
+def test_second_of_two(lab: Lab, seen: Seen) -> None:
+    alpha = lab.topology.spawned[0]
+    first = replace(alpha, memory=alpha.memory // 2)
+    second = replace(first, name="bravo", id=first.id + 1, cpus=(first.cpus[0] - 1,))
+    lab.topology = replace(lab.topology, spawned=(first, second))
+    arguments = " ".join(lab.dialect.spawned_arguments(lab.topology, first))
+    instances = [lab.dialect.grant(lab.host, lab.topology, granted) for granted in (first, second)]
+    for instance in instances:
+        lab.dialect.load(lab.host, instance, Image(FILE), arguments)
+    lab.dialect.start(lab.host, instances[1])
+    lab.machine.console(first.name).expect(r"payload: ready\r\n")
+    rams = {instance.name: instance.ram for instance in instances}
+    runs = {
+        f"vCPU {p.index}": name
+        for p in processors(lab.machine)
+        for name, ram in rams.items()
+        if ram.start <= p.cr3 < ram.end
+    }
+    seen(f"{second.name} was started: {', '.join(f'{cpu} runs {name}' for cpu, name in runs.items())}")
+    assert runs == {f"vCPU {second.cpus[0]}": second.name}, "another image was started"
 
 
 def uptimes(pair: Pair) -> tuple[float, float]:
