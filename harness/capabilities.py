@@ -20,7 +20,7 @@ from harness import paths
 from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
-from harness.multikernel import calls, messaging
+from harness.multikernel import calls, messaging, segments
 from harness.multikernel.interface import Interface, Numbers
 from harness.multikernel.kimage import parse_kimage
 from harness.progress import Progress
@@ -202,11 +202,8 @@ def _force(lab: Lab) -> str:
 
 def _segments(lab: Lab) -> str:
     start = lab.topology.pool.start
-    for line in (
-        f"kexec_load {start:#x} 1 segments:64@{start:#x}+4096 0x3e0010",
-        "kexec_load 0 0 null 0x3e0010",
-    ):
-        calls.call(lab.host, line).require()
+    segments.load(lab.host, f"64@{start:#x}+4096", start).require()
+    calls.call(lab.host, segments.UNLOAD).require()
     return f"a segment at {start:#x}"
 
 

@@ -59,19 +59,23 @@ def test_every_command(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None
     assert mk.state(loaded.name) == "loaded"
 
 
-@claim("an id that no instance has starts nothing", source="RFC v2 08/16: start by id")
-@pytest.mark.needs("instances")
-def test_unknown_id(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
-    ids = (0, 2, 2047, 2048, 0x7FFFFFFF, -1, -2147483648, loaded.id + (1 << 16))
-    wrong = []
-    for command in commands(mk):
-        for id in ids:
-            outcome = mk.call(mk.reboot_call(command, id))
-            if outcome.error not in {"ENOENT", "EINVAL"}:
-                wrong.append(str(outcome))
-    seen(f"{len(ids)} ids, {len(commands(mk))} commands; {loaded.name} is {mk.state(loaded.name)}")
-    assert not wrong, "\n".join(wrong)
-    assert mk.state(loaded.name) in {"loaded", "loading"}
+NOBODY = (0, 2, 4, 2047, 2048, 4096, 0x10001, 1 << 30, 0x7FFFFFFF, -1, -2147483648)
+
+
+@claim(
+    "a number that names no spawned kernel starts and stops nothing",
+    source="RFC v2 08/16: start by id; v1 1/7: by CPU, EBUSY for one of the host's, EINVAL",
+)
+@pytest.mark.needs("spawn")
+@pytest.mark.parametrize("number", NOBODY)
+def test_nobody(lab: Lab, waiting: Payload, seen: Seen, number: int) -> None:
+    good = f"i32:{lab.dialect.start_argument(waiting.instance)}"
+    lines = [line.replace(good, f"i32:{number}") for line in every_call(lab, waiting)]
+    outcomes = calls.calls(lab.host, lines)
+    seen(f"{number}: " + ", ".join(outcome.error or "accepted" for outcome in outcomes))
+    by_cpu = lab.dialect.numbers is None
+    allowed = {"EBUSY"} if by_cpu and 0 <= number < lab.topology.vcpus else {"ENOENT", "EINVAL"}
+    assert {outcome.error for outcome in outcomes} <= allowed, "\n".join(map(str, outcomes))
 
 
 @claim("magic numbers and commands next to the real ones are refused", source="reboot(2): EINVAL")
