@@ -22,8 +22,13 @@ from harness.report.suite import Claim, Result, Suite
 
 NAME = "mkharness-claims"
 FEW = 25
-FAILURES = (AssertionError, HarnessError, pytest.fail.Exception)
-"""What a claim that does not hold raises; anything else is the harness's own fault."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Say whether a claim that does not hold raised this; anything else is the harness's own fault."""
+    if isinstance(error, BaseExceptionGroup):  # Several parts of a tear-down.
+        return all(map(is_failure, error.exceptions))
+    return isinstance(error, (AssertionError, HarnessError, pytest.fail.Exception))
 
 
 class Claims:
@@ -38,6 +43,7 @@ class Claims:
     def collected(self, items: Iterable[pytest.Item]) -> None:
         """Note the claims of tests that are going to run, and mark those that are known to fail."""
         bugs, _ = self._known
+        failure = pytest.RaisesExc(BaseException, check=is_failure)
         for item in items:
             marker = item.get_closest_marker("claim")
             if marker is None:
@@ -49,7 +55,7 @@ class Claims:
             if bug is not None:
                 reason = f"{bug.bug}: {bug.why}"
                 # Not strict: a test may fail as known in its tear-down, after a call that passed.
-                item.add_marker(pytest.mark.xfail(reason=reason, raises=FAILURES, strict=False))
+                item.add_marker(pytest.mark.xfail(reason=reason, raises=failure, strict=False))
 
     @cached_property
     def _known(self) -> tuple[known.Known, bool]:

@@ -90,7 +90,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose kernel need not have what it needs; fail it when the kernel should have it."""
+    """Skip a test whose kernel need not have all that it needs; fail it when the kernel should."""
     needed = {name for marker in request.node.iter_markers("needs") for name in marker.args}
     if "pair" in request.fixturenames:
         needed.add("spawn")
@@ -109,13 +109,11 @@ def _needs(request: pytest.FixtureRequest) -> None:
             f"there is no capability {', '.join(unknown)}: see harness/capabilities.py", pytrace=False
         )
     absent = [name for name in sorted(needed) if not found[name].present]
+    unexpected = [name for name in absent if name not in expected]
+    if unexpected:
+        pytest.skip("; ".join(f"the kernel has no {name!r}: {found[name].evidence}" for name in unexpected))
     for name in absent:
-        if name in expected:
-            pytest.fail(
-                f"the kernel should have {name!r}, and has not: {found[name].evidence}", pytrace=False
-            )
-    if absent:
-        pytest.skip("; ".join(f"the kernel has no {name!r}: {found[name].evidence}" for name in absent))
+        pytest.fail(f"the kernel should have {name!r}, and has not: {found[name].evidence}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

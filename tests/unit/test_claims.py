@@ -106,8 +106,17 @@ def broken():
     yield
     raise HarnessError("the machine ended")
 
+@pytest.fixture
+def untidy():
+    yield
+    assert "something" == "nothing", "it left something behind"
+
 @claim("its machine breaks after it passed", source="a post")
 def test_late(broken):
+    pass
+
+@claim("more than that breaks", source="a post")
+def test_twice(broken, untidy):
     pass
 
 @claim("it ends with a mistake of its own", source="a post")
@@ -120,10 +129,10 @@ def test_mistake():
 def test_a_failure_at_the_end_may_be_known_and_a_mistake_of_the_test_is_not(
     pytester: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
-    pytester.makeconftest(KNOWN.replace("NAMES", "('late', 'mistake')").replace("SERIES", "this"))
+    pytester.makeconftest(KNOWN.replace("NAMES", "('late', 'twice', 'mistake')").replace("SERIES", "this"))
     result, summary = run(pytester, TEAR_DOWN, *workers)
     assert result.ret == 1
-    assert counts(summary) == {"claims": 2, "failed": 1, "known": 1}
+    assert counts(summary) == {"claims": 3, "failed": 1, "known": 2}
     assert "IndexError" in summary.failures["loading/test_it.py::test_mistake"]
 
 
@@ -188,9 +197,14 @@ def test_expected():
 @pytest.mark.needs("halt")
 def test_not_expected():
     pass
+
+@claim("not all of it expected", source="")
+@pytest.mark.needs("spawn", "halt")
+def test_one_of_two_expected():
+    pass
 """
     result, summary = run(pytester, text)
-    assert counts(summary) == {"claims": 2, "failed": 1, "skipped": 1}
+    assert counts(summary) == {"claims": 3, "failed": 1, "skipped": 2}
     assert "it fell silent" in summary.failures["loading/test_it.py::test_expected"]
     result.stdout.fnmatch_lines(["*no 'halt': no such command*"])
 
