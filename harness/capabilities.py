@@ -21,7 +21,7 @@ from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
 from harness.multikernel import calls, messaging, segments
-from harness.multikernel.interface import Interface, Numbers
+from harness.multikernel.interface import MOUNT, Interface, Numbers
 from harness.multikernel.kimage import parse_kimage
 from harness.progress import Progress
 
@@ -102,6 +102,14 @@ def _instances(lab: Lab) -> str:
     if not state:
         raise Absent(f"there is no status of instance {granted.name}")
     return f"{granted.name} at {instance.ram} is {state}"
+
+
+def _read_back(lab: Lab) -> str:
+    interface_of(lab)
+    made = lab.host.channel.get(f"{MOUNT}/device_tree")
+    if not made.startswith(b"\xd0\x0d\xfe\xed"):
+        raise Absent(f"what is read from device_tree is none: {made[:40]!r}")
+    return f"a device tree of {len(made)} bytes"
 
 
 def _several(lab: Lab) -> str:
@@ -203,6 +211,9 @@ def _force(lab: Lab) -> str:
 def _segments(lab: Lab) -> str:
     start = lab.topology.pool.start
     segments.load(lab.host, f"64@{start:#x}+4096", start).require()
+    images = parse_kimage(lab.host.read(lab.dialect.kimage))
+    if [image.type for image in images] != ["multikernel"]:
+        raise Absent(f"what kexec_load(2) took is listed as {[image.type for image in images]}")
     calls.call(lab.host, segments.UNLOAD).require()
     return f"a segment at {start:#x}"
 
@@ -224,6 +235,7 @@ _ALL = (
     Capability("kimage", "list loaded images in /proc", _on_host(_kimage)),
     Capability("messages", "send messages from kernel to kernel", _on_pair(_messages)),
     Capability("instances", "make instances from a device tree", _on_host(_instances)),
+    Capability("read-back", "tell of its instances by a device tree", _on_host(_read_back)),
     Capability("several", "hold several images at once", _on_host(_several)),
     Capability("cpus", "run a spawned kernel on all of several CPUs", _on_host(_cpus)),
     Capability("remove", "remove an instance", _on_host(_remove)),

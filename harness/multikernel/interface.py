@@ -29,13 +29,17 @@ LOAD_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Numbers:
-    """One generation's constants. ``halt`` and ``force`` are None where a kernel cannot be stopped."""
+    """One generation's constants. ``halt`` and ``force`` are None where a kernel cannot be stopped.
+
+    ``loaded`` is the state of an instance that has an image and does not run.
+    """
 
     load_flag: int
     id_shift: int
     start: int
     halt: int | None = None
     force: int | None = None
+    loaded: str = "loaded"
 
 
 def mount(host: Kernel) -> None:

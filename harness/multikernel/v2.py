@@ -25,8 +25,8 @@ from harness.multikernel.instance import Instance
 from harness.multikernel.interface import Numbers
 from harness.multikernel.kernel import Kernel
 
-NUMBERS = Numbers(load_flag=0x10, id_shift=5, start=REBOOT_CMD_START)
-"""Source: RFC v2 15/16, include/uapi/linux/kexec.h."""
+NUMBERS = Numbers(load_flag=0x10, id_shift=5, start=REBOOT_CMD_START, loaded="loading")
+"""Source: RFC v2 15/16, include/uapi/linux/kexec.h; 08/16 and 10/16, which go from loading to active."""
 
 
 def _spawned_arguments(topology: Topology, spawned: SpawnedKernel) -> tuple[str, ...]:

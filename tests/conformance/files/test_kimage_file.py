@@ -5,9 +5,9 @@ import pytest
 
 from harness.definition import SpawnedKernel
 from harness.lab import Lab, Pair
-from harness.multikernel import calls
+from harness.multikernel import calls, segments
 from harness.multikernel.interface import Interface
-from harness.multikernel.kimage import EMPTY
+from harness.multikernel.kimage import EMPTY, parse_kimage
 from harness.plugin import Seen, claim
 
 pytestmark = pytest.mark.needs("kimage")
@@ -75,6 +75,23 @@ def test_read_only(lab: Lab, seen: Seen) -> None:
     seen(f"mode {mode}; " + ", ".join(outcome.error or "accepted" for outcome in outcomes))
     assert mode == "444"
     assert all(outcome.error for outcome in outcomes), "\n".join(map(str, outcomes))
+
+
+@claim(
+    "what kexec_load(2) takes as a spawned kernel's image is listed as one, and can be unloaded",
+    source="RFC v1 1/7, 7/7 and v2 07/16, 11/16",
+)
+def test_by_segments(lab: Lab, seen: Seen) -> None:
+    start = lab.topology.pool.start
+    loaded = segments.load(lab.host, f"64@{start:#x}+4096", start)
+    if not loaded.ok:
+        seen(f"kexec_load(2) takes none: {loaded.error}")
+        return
+    listed = [[image.type for image in parse_kimage(lab.host.read(lab.dialect.kimage))]]
+    calls.call(lab.host, segments.UNLOAD).require()
+    listed += [[image.type for image in parse_kimage(lab.host.read(lab.dialect.kimage))]]
+    seen(f"{listed[0]}, after its unloading {listed[1]}")
+    assert listed == [["multikernel"], []]
 
 
 @claim("an instance's row has its id", source="RFC v2 10/16: column MK_ID")

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: MIT
 """Loading a kernel into an instance, and unloading it: what is there afterwards, and where."""
 
+import time
+
 import pytest
+from msgspec.structs import replace
 
 from harness.definition import SpawnedKernel
 from harness.lab import Lab
 from harness.model import Region
-from harness.multikernel.interface import Interface
+from harness.multikernel import census
+from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
 from harness.plugin import Seen, claim
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests, find, regions_of
 
 pytestmark = pytest.mark.needs("instances")
+
+REBOOT_CMD_KEXEC = 0x45584543
 
 
 def row(mk: Interface, instance: SpawnedKernel) -> list[str]:
@@ -34,7 +40,25 @@ def test_listed(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     assert image.segments > 0
 
 
-@claim("an instance with an image says that it is loaded", source="multikernel tree: states of instances")
+@claim(
+    "an instance takes an image whatever its id is, from 1 to 2047",
+    source="RFC v2 15/16: 11 bits; known bug V2-01: the check of flags lets no id but 1 pass",
+)
+@pytest.mark.needs("kimage")
+@pytest.mark.parametrize("id", [1, 2, 3, 1024, 2047])
+def test_any_id(mk: Interface, alpha: SpawnedKernel, seen: Seen, id: int) -> None:
+    mk.create(replace(alpha, id=id)).require()
+    outcome = mk.load(id)
+    listed = [image.id for image in mk.images()]
+    seen(f"id {id}: {outcome.error or 'accepted'}, then images of instances {listed}")
+    assert outcome.ok, outcome
+    assert listed == [id]
+
+
+@claim(
+    "an instance's state tells whether it has an image",
+    source="RFC v2 10/16 and multikernel tree: states of instances",
+)
 @pytest.mark.needs("unload")
 def test_state(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     states = [mk.state(ready.name)]
@@ -43,7 +67,7 @@ def test_state(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     mk.unload(ready.id).require()
     states.append(mk.state(ready.name))
     seen(" -> ".join(states))
-    assert states == ["ready", "loaded", "ready"]
+    assert states == ["ready", mk.numbers.loaded, "ready"]
 
 
 @claim("unloading takes the image off the list", source="multikernel tree: unloading by id")
@@ -66,6 +90,23 @@ def test_load_again(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
         outcome = mk.unload(ready.id)
         assert outcome.ok, f"unload {number + 1} of {rounds}: {outcome}"
     seen(f"{rounds} times")
+
+
+@claim(
+    "an instance that had an image can be removed, and gives everything back",
+    source="interface sheet RC-N2; known bug V2-07: its pool is destroyed with memory in use",
+)
+@pytest.mark.needs("unload", "remove")
+def test_removed_after_unloading(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    before = census.take(lab.host)
+    mk.create(alpha).require()
+    mk.load(alpha.id).require()
+    mk.unload(alpha.id).require()
+    outcome = mk.remove(alpha.name)
+    seen(f"rmdir: {outcome.error or 'accepted'}")
+    assert outcome.ok, outcome
+    lost = census.take(lab.host).lost_since(before)
+    assert not lost, "\n".join(lost)
 
 
 @claim(
@@ -139,6 +180,21 @@ def test_kexec_loaded(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
     said = mk.host.read("/sys/kernel/kexec_loaded").strip()
     seen(f"/sys/kernel/kexec_loaded is {said} while {loaded.name} has an image")
     assert said == "0"
+
+
+@claim(
+    "the host itself does not reboot into an instance's image",
+    source="known bug V2-02: kexec -e jumps into it",
+)
+def test_reboot_by_kexec(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
+    line = f"reboot {MAGIC1:#x} {MAGIC2} {REBOOT_CMD_KEXEC:#x} null"
+    # Behind the agent's back: where it is obeyed, the host is gone.
+    mk.host.run(f"(sleep 0.2; echo {line} | mkctl calls 2 >/run/outcome) </dev/null >/dev/null 2>&1 &")
+    time.sleep(0.5 * mk.host.factor)
+    outcome = mk.host.run("cat /run/outcome", timeout=4)
+    seen(f"{outcome}; {loaded.name} has {row(mk, loaded)}")
+    assert outcome.split()[1] == "EINVAL"
+    assert row(mk, loaded)
 
 
 @claim(

@@ -23,7 +23,7 @@ ENOUGH_KIB = 8.0
 
 def usable(mk: Interface, instance: SpawnedKernel) -> None:
     """Require that the instance can be emptied, loaded, unloaded and removed, whatever it went through."""
-    if mk.state(instance.name) == "loaded":
+    if mk.state(instance.name) == mk.numbers.loaded:
         mk.unload(instance.id).require()
     if not mk.state(instance.name):
         mk.create(instance).require()
@@ -154,7 +154,7 @@ def test_allocation_failures(lab: Lab, mk: Interface, ready: SpawnedKernel, seen
         outcome = mk.call(f"fail:{nth} {mk.load_call(ready.id)}", limit=20)
         state = mk.state(ready.name)
         if outcome.ok:
-            assert state == "loaded", f"allocation {nth}: the load succeeded, the state is {state}"
+            assert state == mk.numbers.loaded, f"allocation {nth}: the load succeeded, the state is {state}"
             mk.unload(ready.id).require()
             if not outcome.injected:
                 break

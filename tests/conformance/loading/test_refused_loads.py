@@ -2,13 +2,18 @@
 """Loads that must be refused: wrong flags, ids, files, lengths, callers. The instance stays as it was."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from harness.definition import SpawnedKernel
 from harness.lab import Lab
+from harness.model import without
 from harness.multikernel.interface import NO_INITRAMFS, Interface
 from harness.plugin import Seen, claim
+from harness.vm.command import ChannelError
+from harness.vm.ram import ram_of
+from harness.vm.ram_scan import digests, regions_of
 
 pytestmark = pytest.mark.needs("instances")
 
@@ -148,6 +153,31 @@ def test_no_kernel(mk: Interface, unharmed: SpawnedKernel, seen: Seen) -> None:
     compare(mk, unharmed.id, lines, seen)
 
 
+@claim(
+    "a load that is refused leaves no image behind: the next load is good",
+    source="interface sheet KX-N4: clean-up of the error path",
+)
+def test_nothing_is_left(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    mk.host.run("echo 'this is no kernel' >/run/text")
+    outcomes = [mk.load(ready.id, image="/run/text"), mk.load(ready.id)]
+    state = mk.state(ready.name)
+    seen(", then ".join(outcome.error or "accepted" for outcome in outcomes) + f"; {state}")
+    assert [outcome.error for outcome in outcomes] == ["ENOEXEC", ""], "\n".join(map(str, outcomes))
+
+
+@claim(
+    "after a load that was refused there is nothing to start",
+    source="interface sheet KX-N4; known bug C-01: the instance still points to the image that was freed",
+)
+def test_nothing_to_start(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
+    mk.host.run("echo 'this is no kernel' >/run/text")
+    refused = mk.load(ready.id, image="/run/text")
+    started = mk.start(ready.id)
+    seen(f"load: {refused.error or 'accepted'}, start: {started.error or 'accepted'}")
+    assert (refused.error, started.error) == ("ENOEXEC", "EINVAL")
+    assert mk.host.run("echo alive") == "alive"
+
+
 @claim("an image that cannot be read as a file is refused", source="kexec_file_load(2): EBADF and others")
 def test_no_file(mk: Interface, unharmed: SpawnedKernel, seen: Seen) -> None:
     mk.host.run("cat /boot/bzImage >/run/image")
@@ -208,7 +238,14 @@ def test_too_large(lab: Lab, mk: Interface, seen: Seen, what: str) -> None:
     if what == "initrd":
         lab.host.run(f"head -c {size} /dev/zero >/run/initrd")
         initrd = "/run/initrd"
-    outcome = mk.load(alpha.id, initrd=initrd)
+    ram, before = ram_of(lab.machine), digests(ram_of(lab.machine))
+    outcome, pool = None, lab.topology.pool.region
+    with suppress(ChannelError):
+        outcome = mk.load(alpha.id, initrd=initrd)
+    changed = without(regions_of(digests(ram).changed_since(before)), [pool])
+    longest = max(changed, key=lambda region: region.size)
+    seen(f"the longest stretch of the host's memory that changed meanwhile: {longest.size >> 10} KiB")
+    assert outcome is not None, f"the host died of it: {lab.machine.ended() or 'it does not answer'}"
     state = mk.state(alpha.name)
     seen(f"{what} for {size >> 20} MiB: {outcome.error or 'accepted'}, then {state}")
     assert outcome.error in {"EADDRNOTAVAIL", "ENOMEM", "ENOSPC", "EINVAL"}

@@ -135,6 +135,20 @@ def test_lying_header(lab: Lab, mk: Interface, seen: Seen) -> None:
     refused(mk, {what: patched(blob, **fields) for what, fields in lies.items()}, seen)
 
 
+@claim(
+    "a property whose name is not among the names is refused, and the next device tree is taken",
+    source="Devicetree Specification 5.4.2: the name is an offset into the block of strings",
+)
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("offset", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_property_without_name(lab: Lab, mk: Interface, seen: Seen, offset: int) -> None:
+    blob = tree({"alpha": good(lab)})
+    # A property is a token, a length, the place of its name, its value; this is the last one.
+    words = {struct.unpack_from(">II", blob, place): place for place in range(0, len(blob) - 8, 4)}
+    place = words[3, 4] + 8
+    refused(mk, {f"name at {offset:#x}": blob[:place] + struct.pack(">I", offset) + blob[place + 4 :]}, seen)
+
+
 @claim("nodes that are not nested as they should be are refused", source="Devicetree Specification 5.4")
 @pytest.mark.usefixtures("untouched")
 def test_broken_nesting(lab: Lab, mk: Interface, seen: Seen) -> None:
@@ -233,33 +247,43 @@ def test_names(lab: Lab, mk: Interface, seen: Seen) -> None:
     for name in names:
         raw = name.encode()
         # The library would not write such names: they replace one of the same length.
-        blobs[f"name {name[:20]!r}"] = tree({"N" * len(raw): good(lab)}).replace(b"N" * len(raw), raw)
+        blobs[f"name {name[:20]!r} of {len(name)}"] = tree({"N" * len(raw): good(lab)}).replace(
+            b"N" * len(raw), raw
+        )
     refused(mk, blobs, seen)
 
 
-@claim("a name or id that is taken is refused", source="known bug V2-12: duplicates are accepted")
+TAKEN = ("same name", "same id", "same name and id", "same CPU")
+
+
+@claim(
+    "an instance whose name, id or CPU is another's is refused, and nothing comes of it",
+    source="RFC v2 10/16: ids are unique, CPUs available; known bug V2-12: duplicates are accepted",
+)
 @pytest.mark.needs("remove")
-def test_taken(lab: Lab, mk: Interface, ready: SpawnedKernel, bravo: SpawnedKernel, seen: Seen) -> None:
+@pytest.mark.parametrize("what", TAKEN)
+def test_taken(
+    lab: Lab, mk: Interface, ready: SpawnedKernel, bravo: SpawnedKernel, seen: Seen, what: str
+) -> None:
     cpu = bravo.cpus[0]
-    blobs = {
+    blob = {
         "same name": tree({ready.name: good(lab, id=2, cpus=cpu)}),
         "same id": tree({"other": good(lab, id=ready.id, cpus=cpu)}),
-        "same both": instances_blob([ready]),
+        "same name and id": instances_blob([ready]),
         "same CPU": tree({"other": good(lab, id=2, cpus=ready.cpus[0])}),
-    }
-    for what, blob in blobs.items():
-        outcome = mk.write_tree(blob)
-        seen(f"{what}: {outcome.error or 'taken'}")
-        assert not outcome.ok, f"{what} was taken: {mk.names()}"
-        assert mk.names() == [ready.name]
-    assert mk.state(ready.name) == "ready"
+    }[what]
+    before = census.take(lab.host)
+    outcome = mk.write_tree(blob)
+    lost = census.take(lab.host).lost_since(before)
+    seen(f"{what}: {outcome.error or 'taken'}; instances: {mk.names()}")
+    assert not outcome.ok, "\n".join([f"{what} was taken", *lost])
+    assert not lost, "\n".join(lost)
 
 
 @claim(
     "of a device tree with one bad instance none is made",
     source="reference series: all of it is taken or none",
 )
-@pytest.mark.needs("several")
 @pytest.mark.usefixtures("untouched")
 def test_all_or_none(lab: Lab, mk: Interface, seen: Seen) -> None:
     last = lab.topology.vcpus - 1

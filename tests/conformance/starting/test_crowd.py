@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,15 @@ NAMES = ("alpha", "bravo", "charlie")
 
 
 @pytest.fixture(scope="module")
-def stage(build: Build, pytestconfig: pytest.Config) -> Iterator[Stage]:
-    """A host kernel and three spawned kernels, frozen."""
+def stage(build: Build, pytestconfig: pytest.Config) -> Iterator[Callable[[], Stage]]:
+    """Make a host kernel and three spawned kernels, frozen, at the first call: not for tests that skip."""
     topology = load_topology("crowd")
     accel = choose(pytestconfig.getoption("--accel"))
     root = memory.SHM if memory.room(memory.SHM) > 2 * topology.memory_mib << 20 else None
     folder = Path(tempfile.mkdtemp(prefix="mkharness-crowd-", dir=root))
-    try:
+
+    @cache
+    def make() -> Stage:
         (folder / "stage").mkdir()
         with Lab(build, topology, accel, Progress(), ram_folders=(folder,)) as lab:
             for name in NAMES:
@@ -45,16 +48,19 @@ def stage(build: Build, pytestconfig: pytest.Config) -> Iterator[Stage]:
             lab.freeze(folder / "stage")
         made = snapshot.read(folder / "stage")
         assert made is not None
-        yield made
+        return made
+
+    try:
+        yield make
     finally:
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
 @pytest.fixture
-def crowd(stage: Stage, build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
+def crowd(stage: Callable[[], Stage], build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
     """A machine of the test's own with four live kernels."""
     accel = choose(pytestconfig.getoption("--accel"))
-    with Lab(build, load_topology("crowd"), accel, Progress(), stage=stage) as lab:
+    with Lab(build, load_topology("crowd"), accel, Progress(), stage=stage()) as lab:
         yield lab
 
 

@@ -106,6 +106,20 @@ def test_leave_it_alone(pair: Pair, seen: Seen, what: str) -> None:
 
 
 @claim(
+    "an ordinary kexec load leaves a running kernel alone: it stays active, and cannot be removed",
+    source="known bugs V2-02, V2-04: the load frees the running kernel's image, and its state is ready",
+)
+@pytest.mark.needs("instances", "kexec")
+def test_ordinary_load_beside_it(pair: Pair, live: Interface, seen: Seen) -> None:
+    live.call("kexec_file_load fd:/boot/bzImage -1 1 s: 0x4", limit=20).require()
+    state, removed = live.state(pair.spawned.name), live.remove(pair.spawned.name)
+    seen(f"{state}; rmdir: {removed.error or 'accepted'}")
+    assert removed.error == "EBUSY", f"its instance, which is {state}, was removed: {removed}"
+    assert state == "active"
+    alive(pair)
+
+
+@claim(
     "a start succeeds only when the CPU has arrived in the other kernel",
     source="known bug V1-14: exec returns 0 without knowing",
 )
