@@ -41,21 +41,20 @@ class Claims:
         self.build = ""
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
-        """Note the claims of tests that are going to run, and mark those that are known to fail."""
+        """Mark tests that are known to fail, and note the claims of those that have one."""
         bugs, _ = self._known
         failure = pytest.RaisesExc(BaseException, check=is_failure)
         for item in items:
-            marker = item.get_closest_marker("claim")
-            if marker is None:
-                continue
-            claim = claim_of(item, marker)
-            item.user_properties.append(("claim", msgspec.json.encode(claim).decode()))
-            self.suite.collected(item.nodeid, claim)
             bug = bugs.find(item.nodeid.partition(suite.FOLDER)[2])
             if bug is not None:
                 reason = f"{bug.bug}: {bug.why}"
                 # Not strict: a test may fail as known in its tear-down, after a call that passed.
                 item.add_marker(pytest.mark.xfail(reason=reason, raises=failure, strict=False))
+            marker = item.get_closest_marker("claim")
+            if marker is not None:
+                claim = claim_of(item, marker)
+                item.user_properties.append(("claim", msgspec.json.encode(claim).decode()))
+                self.suite.collected(item.nodeid, claim)
 
     @cached_property
     def _known(self) -> tuple[known.Known, bool]:
