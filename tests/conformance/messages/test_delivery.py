@@ -88,6 +88,29 @@ def test_lengths(pair: Pair, seen: Seen) -> None:
     assert len(messaging.received(pair.spawned)) == before
 
 
+AREA = {"Multikernel Shared Memory", "mk-shared"}
+"""What the series call the memory that messages go through."""
+
+
+@claim(
+    "the memory that messages go through is named in /proc/iomem, and a message counts as an interrupt",
+    source="RFC v1 3/7, 4/7: counted as CAL, registered as a resource",
+)
+def test_traces(pair: Pair, seen: Seen) -> None:
+    def interrupts() -> int:
+        return sum(
+            int(word) for word in pair.spawned.run("grep CAL: /proc/interrupts").split() if word.isdigit()
+        )
+
+    area = [str(one.region) for one in pair.host.iomem() if one.name in AREA]
+    before = interrupts()
+    messaging.send(pair.host, pair.lab.dialect.to_spawned(pair.instance), b"count me")
+    messaging.wait_for(pair.spawned, b"count me")
+    seen(f"area {', '.join(area)}; {interrupts() - before} interrupts")
+    assert len(area) == 1
+    assert interrupts() > before
+
+
 @claim("a message to nobody is refused", source="RFC v1 4/7: EINVAL; v2 14/16: ENOENT")
 def test_nobody(pair: Pair, seen: Seen) -> None:
     took = []

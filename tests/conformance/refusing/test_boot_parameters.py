@@ -50,6 +50,6 @@ def test_memory_argument(
         iomem = parse_iomem(channel.run("cat /proc/iomem").check().text)
         listed = [one for one in iomem if one.region.start == address and TAKEN.match(one.name)]
         said = channel.run("dmesg | grep -iE 'multikernel|mkkernel|malformed' || true").check().text
-        seen(f"{argument}: {'; '.join(map(str, listed)) or 'boots'}")
+        seen(f"{argument}: {'; '.join(f'{one.name} at {one.region}' for one in listed) or 'boots'}")
         assert console.splats() == ()
         assert not listed, f"it is listed as taken; the kernel said:\n{said}"

@@ -101,7 +101,7 @@ def attack(pair: Pair, what: str) -> calls.Outcome:
 def test_leave_it_alone(pair: Pair, seen: Seen, what: str) -> None:
     outcome = attack(pair, what)
     seen(f"{what}: {outcome.error or 'accepted'}")
-    assert outcome.error == "EBUSY"
+    assert outcome.error == "EBUSY", f"{pair.spawned.name} runs: {outcome}"
     alive(pair)
 
 
