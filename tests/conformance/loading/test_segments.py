@@ -8,6 +8,7 @@ import pytest
 from harness.lab import Lab
 from harness.model import Region, without
 from harness.multikernel import calls, census
+from harness.multikernel.interface import MAGIC1, MAGIC2
 from harness.multikernel.kimage import Image, parse_kimage
 from harness.multikernel.payload import grant_payload
 from harness.multikernel.segments import PAGE, UNLOAD, load, load_call
@@ -17,6 +18,7 @@ from harness.vm.ram_scan import digests, regions_of
 
 pytestmark = pytest.mark.needs("segments")
 
+REBOOT_CMD_KEXEC = 0x45584543
 ORDINARY = "kexec_file_load fd:/boot/bzImage -1 1 s: 0x4"
 RAW_POINTER = re.compile(r"\b(0x)?(ffff[89a-f]|00007f)[0-9a-f]{10,11}\b")
 """An address of the kernel's, or of a process', that was not hashed."""
@@ -99,7 +101,8 @@ def test_again_and_again(lab: Lab, seen: Seen) -> None:
 
 
 @claim(
-    "an ordinary kexec image and a spawned kernel's do not touch each other, in any order",
+    "an ordinary kexec image and a spawned kernel's do not touch each other, in any order,"
+    " and the host itself does not reboot into the latter",
     source="RFC v1 6/7: images of several kinds at once",
 )
 @pytest.mark.needs("kexec")
@@ -109,6 +112,11 @@ def test_beside_an_ordinary_image(lab: Lab, seen: Seen, order: str) -> None:
     spawned = load_call(f"64@{start:#x}+4096", start)
     lines = [ORDINARY, spawned] if order == "ordinary first" else [spawned, ORDINARY]
     told = []
+    if order == "spawned first":
+        calls.call(lab.host, spawned).require()
+        outcome = calls.call(lab.host, f"reboot {MAGIC1:#x} {MAGIC2} {REBOOT_CMD_KEXEC:#x} null")
+        assert outcome.error == "EINVAL", f"the host itself reboots into it: {outcome}"
+        calls.call(lab.host, UNLOAD).require()
     for line in (*lines, UNLOAD, "kexec_file_load -1 -1 0 null 0x1"):
         calls.call(lab.host, line, limit=20).require()
         loaded = lab.host.read("/sys/kernel/kexec_loaded").strip()

@@ -41,7 +41,8 @@ def stage(build: Build, pytestconfig: pytest.Config) -> Iterator[Callable[[], St
 
     @cache
     def make() -> Stage:
-        (folder / "stage").mkdir()
+        # A second try is made where the first one failed.
+        (folder / "stage").mkdir(exist_ok=True)
         with Lab(build, topology, accel, Progress(), ram_folders=(folder,)) as lab:
             for name in NAMES:
                 lab.pair(name)
