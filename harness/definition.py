@@ -267,8 +267,9 @@ def _read(name: str, folder: Path, noun: str) -> TomlFile:
 
 
 def _known(folder: Path, pattern: str) -> list[str]:
-    # What a name says behind its first dot is no definition: rfc-v1.known.toml.
-    return sorted({path.name.partition(".")[0] for path in folder.glob(pattern)})
+    # Known bugs stand beside a definition, in NAME.known.toml.
+    names = {path.name.removesuffix(pattern[1:]) for path in folder.glob(pattern)}
+    return sorted(name for name in names if not name.endswith(".known"))
 
 
 def _check_names(definition: Definition, file: TomlFile) -> None:

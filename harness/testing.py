@@ -50,8 +50,13 @@ def run(build: Build, options: Sequence[str], progress: Progress, *, workers: in
 
 
 def names_tests(words: Sequence[str]) -> bool:
-    """Say whether the command line names tests of the suite; the value of --series is a path as well."""
-    return any((paths.CHECKOUT / word.partition("::")[0]).is_relative_to(CONFORMANCE) for word in words)
+    """Say whether the command line names tests of the suite; the values of some options are paths as well."""
+    before = ("", *words)
+    return any(
+        (paths.CHECKOUT / word.partition("::")[0]).is_relative_to(CONFORMANCE)
+        for option, word in zip(before, words, strict=False)
+        if option not in {"--deselect", "--ignore"}
+    )
 
 
 @contextmanager

@@ -246,5 +246,6 @@ def test_new_failures() -> None:
 
 def test_the_value_of_an_option_names_no_tests() -> None:
     assert not testing.names_tests(["--kernel", "rfc-v1", "--series", str(paths.KERNELS), "-k", "x"])
+    assert not testing.names_tests(["--deselect", "tests/conformance/starting/test_soak.py"])
     assert testing.names_tests(["-x", "tests/conformance/loading"])
     assert testing.names_tests([f"{testing.CONFORMANCE}/starting/test_start.py::test_clock"])
