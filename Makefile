@@ -9,8 +9,8 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 STAMP := $(VENV)/.ready
 ARGS ?=
-# Processes that share the tests.
-WORKERS ?= 2
+# Processes that share the tests: one more than there are cores, since a test waits now and then.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 
 .PHONY: demo test check setup clean
 
@@ -18,7 +18,7 @@ demo: setup
 	@$(VENV)/bin/mkh demo $(ARGS)
 
 test: setup
-	@$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Every tool runs, whatever the one before said, and each keeps its own exit status.
 check: setup

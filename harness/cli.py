@@ -229,7 +229,10 @@ def judge(
             help="Compare with another kernel definition, an earlier build's digest, or a --json file."
         ),
     ] = None,
-    workers: Annotated[int, Parameter(["--workers", "-n"], help="Processes that share the tests.")] = 2,
+    workers: Annotated[
+        int | None,
+        Parameter(["--workers", "-n"], help="Processes that share the tests; one more than cores, else."),
+    ] = None,
     json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
 ) -> int:
     """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""

@@ -26,17 +26,22 @@ CONFORMANCE = paths.CHECKOUT / "tests" / "conformance"
 BAD = {"failed", "not_run"}
 
 
-def run(build: Build, options: Sequence[str], progress: Progress, *, workers: int) -> tuple[int, Summary]:
+def run(
+    build: Build, options: Sequence[str], progress: Progress, *, workers: int | None
+) -> tuple[int, Summary]:
     """Run the suite on a kernel, with pytest's ``options``; return the exit status and the counts.
 
-    ``workers`` processes share the tests; 0 runs them in this one. What pytest prints goes to
-    stderr. The counts are remembered for later comparisons when the whole suite ran.
+    ``workers`` processes share the tests, by default one more than there are cores, since a test
+    waits now and then; 0 runs them in this one. What pytest prints goes to stderr. The counts are
+    remembered for later comparisons when the whole suite ran.
     """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) + 1
     with tempfile.TemporaryDirectory(prefix="mkharness-") as folder:
         file = Path(folder) / "claims.json"
         command = ["--rootdir", str(paths.CHECKOUT), "--claims", str(file), *options]
         if workers:
-            command += ["-n", str(workers), "--dist", "loadgroup"]
+            command += ["-n", str(workers), "--dist", "worksteal"]
         if not names_tests(options):
             command.append(str(CONFORMANCE))
         with _stdout_to_stderr():

@@ -61,6 +61,8 @@ def environment() -> dict[str, str]:
     """Return the environment of every make: nothing that changes what is built gets in."""
     kept = {key: os.environ[key] for key in _KEPT if key in os.environ}
     ccache = {"CCACHE_DIR": str(paths.cache() / "ccache"), "CCACHE_MAXSIZE": "5G"}
+    # Without a run of the preprocessor before every compilation, a third of a cold build's time.
+    ccache["CCACHE_DEPEND"] = "1"
     return {**kept, **_FIXED, **ccache}
 
 
