@@ -30,6 +30,7 @@ from harness.lab import Lab, machine_spec
 from harness.progress import Progress
 from harness.vm import accel as acceleration
 from harness.vm.accel import Accel
+from harness.vm.console import printed
 from harness.vm.machine import QEMU, Machine
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests
@@ -197,7 +198,7 @@ def _forked(forks: Forks, progress: Progress) -> None:
 
 def _booted(spec: MachineSpec, accel: Accel) -> None:
     with Machine(spec, accel) as machine:
-        machine.console("host").expect("user space is up", BARE_LIMIT)
+        machine.console("host").expect(printed("user space is up"), BARE_LIMIT)
         machine.channel("host").run("true")
 
 

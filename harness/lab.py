@@ -23,6 +23,7 @@ from harness.progress import Progress
 from harness.vm import serialport, snapshot
 from harness.vm.accel import Accel
 from harness.vm.command import ChannelError
+from harness.vm.console import printed
 from harness.vm.machine import Machine, MachineSpec
 from harness.vm.migration import ForkError
 from harness.vm.ram import ram_of
@@ -201,7 +202,7 @@ class Lab:
             ) from None
 
     def _wait_for_user_space(self, kernel: Kernel) -> None:
-        kernel.console.expect(rf"mkh: user space is up on {kernel.name}", timeout=BOOT_TIMEOUT)
+        kernel.console.expect(printed(f"mkh: user space is up on {kernel.name}"), timeout=BOOT_TIMEOUT)
         kernel.channel.wait_ready(timeout=BOOT_TIMEOUT)
 
 

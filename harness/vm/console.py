@@ -38,6 +38,11 @@ CAUSE_WAIT = 2.0
 """Seconds from a line's end to the cause of it."""
 
 
+def printed(text: str) -> str:
+    """Return the pattern of ``text`` as user space prints it: with a kernel's messages anywhere in it."""
+    return r"(?:\[ *\d+\.\d+\] [^\n]*\n)*".join(map(re.escape, text))
+
+
 class Console:
     """One serial line for people and kernel messages, and what may be asked of it.
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.klog.splat import Severity, find_splats
-from harness.vm.console import Console, Ended, TimedOut, Trouble, Unseen
+from harness.vm.console import Console, Ended, TimedOut, Trouble, Unseen, printed
 from harness.vm.pump import Pump
 
 PANIC = (
@@ -90,6 +90,14 @@ def test_waits_move_forward_and_the_transcript_stays(guest: Guest) -> None:
         guest.console.expect("Linux version", timeout=0.05)
     assert guest.console.saw("Linux version")
     assert not guest.console.saw("Linux version 8")
+
+
+def test_a_kernels_message_may_stand_in_what_user_space_prints(guest: Guest) -> None:
+    guest.prints(b"up on alpha, [    2.089870] clocksource: Watchdog\r\n[    2.1] two\r\n7.3.4, 2 CPUs\r\n")
+    assert guest.console.expect(printed("up on alpha, 7.3.4, 2 CPUs"))
+    guest.prints(b"up on alpha, somebody else, 7.3.4, 2 CPUs\r\n")
+    with pytest.raises(TimedOut):
+        guest.console.expect(printed("up on alpha, 7.3.4, 2 CPUs"), timeout=0.05)
 
 
 def test_a_pattern_may_come_in_pieces_and_late(guest: Guest) -> None:

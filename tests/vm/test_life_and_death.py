@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.vm import memory
 from harness.vm.accel import Accel
 from harness.vm.command import ChannelError
-from harness.vm.console import Ended, Trouble
+from harness.vm.console import Ended, Trouble, printed
 from harness.vm.machine import Cause, Machine, MachineSpec, State
 
 HARNESS = """
@@ -119,7 +119,7 @@ def test_memory_on_disk_where_shm_is_tiny(
     real = memory.room
     monkeypatch.setattr(memory, "room", lambda folder: 64 << 20 if folder == memory.SHM else real(folder))
     with Machine(replace(spec, memory_mib=128), accel, ram_folders=(memory.SHM, tmp_path)) as machine:
-        assert machine.console("guest").expect("mkh: user space is up")
+        assert machine.console("guest").expect(printed("mkh: user space is up"))
         assert Path(f"/proc/self/fd/{machine.ram.fileno()}").readlink().is_relative_to(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ from harness.lab import Lab
 from harness.model import Region, merged, without
 from harness.multikernel.kernel import Kernel
 from harness.plugin import Seen, claim
+from harness.vm.console import printed
 
 KHO = "/sys/kernel/debug/kho"
 LUO = "/dev/liveupdate"
@@ -78,5 +79,5 @@ def kexec(lab: Lab) -> None:
     # Behind the agent's back: the command never ends.
     host.run(f"(sleep 0.2; exec mkctl multikernel {REBOOT_CMD_KEXEC:#x} 0) </dev/null >/dev/null 2>&1 &")
     host.console.expect("found kexec handover data", timeout=BOOT)
-    host.console.expect("mkh: user space is up on host", timeout=BOOT)
+    host.console.expect(printed("mkh: user space is up on host"), timeout=BOOT)
     host.channel.wait_ready(BOOT)

@@ -13,6 +13,7 @@ from harness.multikernel import messaging
 from harness.multikernel.kernel import Heartbeat, Kernel
 from harness.multikernel.payload import Payload
 from harness.plugin import Seen, claim
+from harness.vm.console import printed
 
 pytestmark = pytest.mark.needs("spawn", "messages")
 
@@ -161,7 +162,7 @@ def test_early_message(lab: Lab, seen: Seen) -> None:
         return
     dialect.start(lab.host, instance)
     console = lab.machine.console(granted.name)
-    console.expect(f"user space is up on {granted.name}", timeout=BOOT_TIMEOUT)
+    console.expect(printed(f"user space is up on {granted.name}"), timeout=BOOT_TIMEOUT)
     spawned = Kernel(granted.name, console, lab.machine.channel(granted.name), lab.accel.factor)
     spawned.channel.wait_ready(timeout=BOOT_TIMEOUT)
     seen("accepted")

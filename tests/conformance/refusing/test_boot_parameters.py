@@ -13,6 +13,7 @@ from harness.multikernel.dialects import find_dialect
 from harness.multikernel.kernel import parse_iomem
 from harness.plugin import Seen, claim
 from harness.vm.accel import choose
+from harness.vm.console import printed
 from harness.vm.machine import Machine
 
 pytestmark = pytest.mark.needs("spawn")
@@ -44,7 +45,7 @@ def test_memory_argument(
     assert found == 1, f"the host's command line has no {name}"
     with Machine(replace(spec, cmdline=cmdline), choose(pytestconfig.getoption("--accel"))) as machine:
         console = machine.console("host")
-        console.expect("mkh: user space is up on host", timeout=BOOT_TIMEOUT)
+        console.expect(printed("mkh: user space is up on host"), timeout=BOOT_TIMEOUT)
         channel = machine.channel("host")
         channel.wait_ready(timeout=BOOT_TIMEOUT)
         iomem = parse_iomem(channel.run("cat /proc/iomem").check().text)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How a spawned Linux comes to its end, and what the host has again afterwards."""
 
+import re
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from harness.multikernel.interface import Interface
 from harness.multikernel.kernel import Kernel
 from harness.oracle.processors import processors
 from harness.plugin import Seen, claim
+from harness.vm.console import printed
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests, regions_of
 
@@ -99,9 +101,8 @@ def boot_again(pair: Pair) -> None:
     lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
     lab.dialect.start(pair.host, pair.instance)
     limit = time.monotonic() + 40 * lab.accel.factor
-    while f"user space is up on {pair.spawned.name}" not in console.transcript[began:].decode(
-        errors="replace"
-    ):
+    up = re.compile(printed(f"user space is up on {pair.spawned.name}"))
+    while not up.search(console.transcript[began:].decode(errors="replace")):
         assert time.monotonic() < limit, f"it does not come up again:\n{console.tail()}"
         time.sleep(0.05)
 
