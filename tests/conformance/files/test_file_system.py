@@ -134,7 +134,7 @@ def test_mounted_twice(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
 @claim("instances outlive the unmounting of their file system", source="interface sheet PS-P2")
 def test_unmounted(mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     busy = mk.host.run(
-        f"sleep 20 <{MOUNT}/device_tree & umount {MOUNT} 2>/dev/null && echo gone || echo busy; kill $!"
+        f"exec 9<{MOUNT}/device_tree; umount {MOUNT} 2>/dev/null && echo gone || echo busy; exec 9<&-"
     )
     mk.host.run(f"while umount {MOUNT} 2>/dev/null; do :; done; ! grep -q ' {MOUNT} ' /proc/mounts")
     mk.mount()
