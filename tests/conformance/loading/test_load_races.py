@@ -107,7 +107,7 @@ def test_no_leak(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen) -> N
         for outcome in calls.calls(lab.host, lines, limit=20):
             outcome.require()
 
-    lost = census.leak(lab.host, five_times, warm_up=1, rounds=3)
+    lost = census.leak(lab.host, five_times, warm_up=2, rounds=10)
     per_load = {name: amount / 5 for name, amount in lost.per_round.items()}
     seen(", ".join(f"{name} {amount:+.1f} KiB a load" for name, amount in per_load.items()))
     assert per_load["MemFree"] > -ENOUGH_KIB, str(lost)
