@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -93,6 +94,15 @@ class Kernel:
     def heartbeat(self) -> Heartbeat:
         """Read the heartbeat; start_heartbeat() comes first."""
         return parse_heartbeat(self.run(f"mkctl heartbeat-read {HEARTBEAT}"))
+
+    def beats_since(self, before: Heartbeat, timeout: float = 5.0) -> bool:
+        """Say whether every CPU has beaten since ``before``, within ``timeout`` seconds before scaling."""
+        deadline = time.monotonic() + timeout * self.factor
+        while self.heartbeat().stopped_since(before):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
 
 def parse_iomem(text: str) -> tuple[Resource, ...]:
