@@ -23,6 +23,7 @@ from harness.lab import Lab
 from harness.multikernel import calls, messaging, segments
 from harness.multikernel.interface import MOUNT, Interface, Numbers
 from harness.multikernel.kimage import parse_kimage
+from harness.partition import Partition
 from harness.progress import Progress
 
 
@@ -228,6 +229,14 @@ def _fenced(lab: Lab) -> str:
     return f"{spawned.name} sees no ACPI tables and no interrupt controller of the machine's"
 
 
+def _apart(lab: Lab) -> str:
+    lab.pair()
+    findings = Partition(lab).findings(strays=False)
+    if findings:
+        raise Absent("; ".join(finding.what for finding in findings))
+    return "no page table maps RAM of another kernel's"
+
+
 _ALL = (
     Capability("segments", "load a spawned kernel by kexec_load(2)", _on_host(_segments)),
     Capability("fenced", "hide the machine's firmware from spawned kernels", _on_pair(_fenced)),
@@ -237,6 +246,7 @@ _ALL = (
     Capability("instances", "make instances from a device tree", _on_host(_instances)),
     Capability("read-back", "tell of its instances by a device tree", _on_host(_read_back)),
     Capability("several", "hold several images at once", _on_host(_several)),
+    Capability("apart", "map no memory of each other's", _on_pair(_apart)),
     Capability("cpus", "run a spawned kernel on all of several CPUs", _on_host(_cpus)),
     Capability("remove", "remove an instance", _on_host(_remove)),
     Capability("unload", "unload an instance's image", _on_host(_unload)),

@@ -194,6 +194,13 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """The file's name without ``.toml``; set when it is read."""
 
+    def apic_id(self, vcpu: int) -> int:
+        """Return the local APIC id that QEMU gives its vCPU: sockets begin at powers of two."""
+        if self.cores is None:
+            return vcpu
+        socket, core = divmod(vcpu, self.cores)
+        return socket << (self.cores - 1).bit_length() | core
+
     def serial_line(self, line: str) -> SerialLine:
         """Return the serial line called ``line``."""
         return next(serial for serial in self.serial if serial.line == line)

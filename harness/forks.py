@@ -34,7 +34,15 @@ StageName = Literal["booted", "spawned"]
 """``booted``: the host's user space is up and its heartbeat runs. ``spawned``: the topology's first
 spawned kernel has reached its user space, too."""
 
-CODE = ("definition.py", "lab.py", "model.py", "process.py", "multikernel/*.py", "vm/*.py")
+CODE = (
+    "definition.py",
+    "lab.py",
+    "model.py",
+    "process.py",
+    "multikernel/*.py",
+    "oracle/canaries.py",
+    "vm/*.py",
+)
 """The harness's own files that decide what a stage is: a change in one of them makes stages anew."""
 
 GIVE_UP = 3

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import msgspec
+import numpy as np
 
 from harness import process
 from harness.build import Build
@@ -19,6 +21,9 @@ from harness.multikernel.dialect import Dialect, console_arguments
 from harness.multikernel.dialects import find_dialect
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Heartbeat, Kernel
+from harness.multikernel.layout import HOST
+from harness.oracle.canaries import find_canaries
+from harness.oracle.partition import pages_in
 from harness.progress import Progress
 from harness.vm import serialport, snapshot
 from harness.vm.accel import Accel
@@ -27,6 +32,7 @@ from harness.vm.console import printed
 from harness.vm.machine import Machine, MachineSpec
 from harness.vm.migration import ForkError
 from harness.vm.ram import ram_of
+from harness.vm.ram_pages import Pages
 from harness.vm.ram_server import RamServer
 from harness.vm.snapshot import Stage
 
@@ -36,6 +42,8 @@ NO_TIMER_CHECK = "no_timer_check"
 """A guest under KVM leaves out by itself the check that timer interrupts come, since time may stand
 still for it. Under TCG on a busy computer none may come within the check's ten ticks, and the kernel
 panics: IO-APIC + timer doesn't work!"""
+HOST_CANARIES, SPAWNED_CANARIES = 8, 2
+"""MiB of memory that nobody should write, in each kernel of a stage."""
 RESUME_TIMEOUT = 10.0
 """Seconds that a kernel's agent has to answer after a fork, before scaling by the accelerator."""
 
@@ -47,6 +55,13 @@ class Spawned:
     instance: Instance
     arguments: tuple[str, ...]
     before_spawn: Heartbeat
+
+
+class Frozen(msgspec.Struct, frozen=True):
+    """What a stage keeps of its lab: the kernels spawned so far, and each kernel's canaries, by pages."""
+
+    spawned: tuple[Spawned, ...]
+    canaries: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,11 @@ class Lab:
         self.topology = topology
         self.accel = accel
         self.progress = progress
-        self.dialect: Dialect = find_dialect(build.definition.dialect)
+        dialect = find_dialect(build.definition.dialect)
+        # Whoever grants something by this dialect, it is remembered here.
+        self.dialect: Dialect = replace(dialect, grant=self._grant_by(dialect))
         self.stage = stage
+        self._ram_folders = ram_folders
         if stage is None:
             self.machine = Machine(machine_spec(build, topology), accel, ram_folders=ram_folders)
         elif ram_folders is None:
@@ -93,6 +111,8 @@ class Lab:
         else:
             self.machine = stage.derive(accel, ram_folders)
         self.host: Kernel
+        self.granted: list[Instance] = []
+        self.canaries: dict[str, Pages] = {}
         self._pairs: dict[str, Pair] = {}
         self._memory: RamServer | None = None
         self._resources = ExitStack()
@@ -113,6 +133,7 @@ class Lab:
             self.host = self._kernel("host")
             self._wait_for_user_space(self.host)
             self.host.start_heartbeat()
+            self._release_canaries(self.host, HOST_CANARIES)
             step.done(
                 f"Linux {self.build.version}, {self.topology.vcpus} CPUs, {self.topology.memory_mib} MiB"
                 + (f" ({self.machine.fell_back})" if self.machine.fell_back else "")
@@ -123,8 +144,11 @@ class Lab:
         with ExitStack() as undo:
             undo.enter_context(self.machine)
             self.host = self._kernel("host")
-            for known in msgspec.json.decode(stage.meta.payload, type=tuple[Spawned, ...]):
+            frozen = msgspec.json.decode(stage.meta.payload, type=Frozen)
+            self.canaries = {name: np.array(pages, np.int64) for name, pages in frozen.canaries.items()}
+            for known in frozen.spawned:
                 kernel = self._kernel(known.instance.name)
+                self.granted.append(known.instance)
                 self._pairs[kernel.name] = self._pair(kernel, known)
             kernels = [self.host, *(pair.spawned for pair in self._pairs.values())]
             try:
@@ -136,8 +160,34 @@ class Lab:
 
     def freeze(self, folder: Path) -> None:
         """Freeze the machine into ``folder`` as a stage to fork from, and end it."""
-        known = [Spawned(p.instance, p.arguments, p.before_spawn) for p in self._pairs.values()]
-        snapshot.freeze(self.machine, folder, known)
+        known = tuple(Spawned(p.instance, p.arguments, p.before_spawn) for p in self._pairs.values())
+        self._find_canaries()
+        canaries = {name: pages.tolist() for name, pages in self.canaries.items()}
+        snapshot.freeze(self.machine, folder, Frozen(known, canaries))
+
+    def _release_canaries(self, kernel: Kernel, mib: int) -> None:
+        """Have a kernel hold pages that nobody should write, for the stage that may come of this machine."""
+        if self._ram_folders is not None:
+            kernel.run(f"mkctl canary {mib}")
+
+    def _find_canaries(self) -> None:
+        """Note which pages are whose canaries: a spawned kernel's are in its own memory."""
+        pages = find_canaries(ram_of(self.machine))
+        own = {instance.name: pages_in(pages, [instance.ram]) for instance in self.granted}
+        self.canaries = {**own, HOST: np.setdiff1d(pages, np.concatenate([*own.values(), pages[:0]]))}
+
+    def _grant_by(self, dialect: Dialect) -> Callable[[Kernel, Topology, SpawnedKernel], Instance]:
+        def grant(host: Kernel, topology: Topology, spawned: SpawnedKernel) -> Instance:
+            instance = dialect.grant(host, topology, spawned)
+            self.granted.append(instance)
+            return instance
+
+        return grant
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The spawned kernels so far, each with the host."""
+        return tuple(self._pairs.values())
 
     def __exit__(self, *_: object) -> None:
         self._resources.close()
@@ -181,6 +231,7 @@ class Lab:
             step.update("its kernel prints")
             self._wait_for_user_space(kernel)
             self._require_host(granted.name)
+            self._release_canaries(kernel, SPAWNED_CANARIES)
             step.done("it reached user space")
         return self._pair(kernel, Spawned(instance, arguments, before))
 

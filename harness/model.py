@@ -83,3 +83,61 @@ class Evidence:
 
     title: str
     text: str
+
+
+@dataclass(frozen=True)
+class FixedArea:
+    """Memory that more than one kernel may touch by design, and why it must be so."""
+
+    region: Region
+    why: str
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A kernel and what is its own: memory, and the local APIC ids of its CPUs.
+
+    ``apic_ids`` is empty where it is not known which CPUs it has.
+    """
+
+    name: str
+    memory: tuple[Region, ...]
+    apic_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who claims what of a machine: the host first, then every spawned kernel.
+
+    ``fixed`` is the list of memory that is nobody's alone. RAM that neither an owner nor this list
+    names is free: nobody has a reason to write there.
+    """
+
+    owners: tuple[Owner, ...]
+    fixed: tuple[FixedArea, ...]
+
+    def owner_of(self, address: int) -> Owner | None:
+        """Return the kernel that claims an address."""
+        byte = Region(address, 1)
+        return next((one for one in self.owners if any(part.contains(byte) for part in one.memory)), None)
+
+    def free(self, ram: Iterable[Region]) -> tuple[Region, ...]:
+        """Return what of a machine's ``ram`` nobody claims."""
+        claimed = [part for owner in self.owners for part in owner.memory]
+        return without(ram, [*claimed, *(area.region for area in self.fixed)])
+
+    def foreign(self, name: str, ram: Iterable[Region]) -> tuple[Region, ...]:
+        """Return what of a machine's ``ram`` kernel ``name`` has no business with."""
+        own = [part for owner in self.owners if owner.name == name for part in owner.memory]
+        return without(ram, [*own, *(area.region for area in self.fixed)])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that should not be, in a sentence, and what shows it."""
+
+    what: str
+    evidence: tuple[Evidence, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(f"{one.title}:\n{one.text}" for one in self.evidence)])

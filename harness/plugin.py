@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab, Pair
     from harness.multikernel.interface import Interface
     from harness.multikernel.payload import Payload
+    from harness.partition import Partition
 
 # The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
 
@@ -52,12 +53,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dialect", help="how that image is driven, where it does not tell by itself")
     group.addoption("--topology", help="topology in kernels/topologies/, in place of the definition's")
     group.addoption("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")
+    group.addoption(
+        "--no-oracles",
+        dest="oracles",
+        action="store_false",
+        default=True,
+        help="do not look after each test from outside whether the kernels kept to their own memory and CPUs",
+    )
     group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers."""
     config.addinivalue_line("markers", "claim(text, source): the statement that the test checks")
+    config.addinivalue_line("markers", "trespass(why): a kernel leaves its own memory or CPUs in this test")
     config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
 
 
@@ -205,13 +214,18 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
         yield ready
         return
     forks: Forks = request.getfixturevalue("forks")
+    from harness.partition import Partition
+
     with ExitStack() as stack:
         with _steps(request) as progress:
             running = stack.enter_context(forks.lab(stage, progress))
         request.node.stash[LAB] = running
         marks = {name: console.mark for name, console in running.machine.consoles.items()}
+        partition = Partition(running) if request.config.getoption("oracles") else None
         yield running
         _check_end(running, marks)
+        if partition is not None:
+            _check_partition(request, partition)
 
 
 def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
@@ -235,6 +249,20 @@ def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
             raise HarnessError(
                 f"{name} complained, and the test did not expect it: {splat.line}", details=details
             )
+
+
+def _check_partition(request: pytest.FixtureRequest, partition: Partition) -> None:
+    """Fail a test after which a kernel had not kept to its own, unless it says that this is its purpose."""
+    from harness.errors import HarnessError
+
+    if request.node.get_closest_marker("trespass") is not None:
+        return
+    apart = request.getfixturevalue("capabilities")["apart"].present
+    findings = partition.findings(reach=apart)
+    request.node.user_properties.append(("oracles", str(len(findings))))
+    if findings:
+        what = "; ".join(finding.what for finding in findings)
+        raise HarnessError(f"from outside it was seen: {what}", details="\n".join(map(str, findings)))
 
 
 @pytest.fixture

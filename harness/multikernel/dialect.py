@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from harness.definition import SerialLine, SpawnedKernel, Topology
 from harness.errors import HarnessError
-from harness.model import Region
+from harness.model import FixedArea, Region
 from harness.multikernel.devicetree import instances_blob
-from harness.multikernel.instance import FixedArea, Instance
+from harness.multikernel.instance import Instance
 from harness.multikernel.interface import MAGIC1, MAGIC2, MOUNT, Numbers, mount
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 

@@ -6,20 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.definition import SpawnedKernel
-from harness.model import Region
-
-
-@dataclass(frozen=True)
-class FixedArea:
-    """Memory outside the grant that a spawned kernel sees as RAM by design, and why it must."""
-
-    region: Region
-    why: str
+from harness.model import FixedArea, Region
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One granted instance: its id and name, local APIC ids of its CPUs, its RAM, fixed areas."""
+    """One granted instance: its id and name, local APIC ids of its CPUs, its RAM.
+
+    ``fixed`` is memory outside the grant that it sees as RAM by design.
+    """
 
     spawned: SpawnedKernel
     apic_ids: tuple[int, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 
 from harness.definition import SpawnedKernel, Topology
-from harness.model import Region
+from harness.model import FixedArea, Region
 from harness.multikernel.dialect import (
     LINUX_ELF,
     LOW,
@@ -20,7 +20,7 @@ from harness.multikernel.dialect import (
     low_window_arguments,
     unfenced_arguments,
 )
-from harness.multikernel.instance import FixedArea, Instance
+from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Kernel, parse_apic_ids
 
 SHARED = FixedArea(

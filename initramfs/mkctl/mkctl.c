@@ -29,6 +29,7 @@ static const struct command {
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },
+	{ "canary", cmd_canary, "MIB" },
 };
 
 void usage(const char *why)

@@ -40,5 +40,6 @@ int cmd_race(int argc, char **argv);
 int cmd_heartbeat(int argc, char **argv);
 int cmd_heartbeat_read(int argc, char **argv);
 int cmd_heartbeat_reset(int argc, char **argv);
+int cmd_canary(int argc, char **argv);
 
 #endif
