@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,9 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.klog.symbols import Symbols
 from harness.lab import Lab
+from harness.mappings import origin
 from harness.model import Evidence, Finding, Layout, Owner, Region
-from harness.multikernel.kernel import Resource
+from harness.multikernel.kernel import Kernel, Resource
 from harness.multikernel.layout import HOST, claimed_layout
 from harness.oracle.pagetables import Leaves, Mapping, levels_of, walk
 from harness.oracle.partition import written_constants, written_free
@@ -34,25 +36,10 @@ from harness.vm.ram_pages import PAGE, Pages
 from harness.vm.registers import Registers, registers_of
 from harness.vm.state import State
 
-ANSWER_LIMIT = 5.0
-"""Seconds that the host has to tell its memory map when a test is over, before scaling."""
 SHOWN = 12
+"""Mappings that a finding shows."""
 _RESTARTED = re.compile(r"Linux version |payload: ready|reboot: |Kernel panic")
 """What a kernel prints when it ends, or another begins in its place."""
-
-
-ZONES = (
-    (0xFFFF_FFFF_C000_0000, "modules"),
-    (0xFFFF_FFFF_8000_0000, "the kernel's image"),
-    (0xFFFF_EA00_0000_0000, "vmemmap"),
-    (0xFFFF_C900_0000_0000, "vmalloc"),
-    (0xFFFF_8880_0000_0000, "the direct map"),
-    (0xFFD4_0000_0000_0000, "vmemmap"),
-    (0xFFA0_0000_0000_0000, "vmalloc"),
-    (0xFF11_0000_0000_0000, "the direct map"),
-)
-"""Where a kernel's address space has what, with four and with five levels of page tables.
-Source: Documentation/arch/x86/x86_64/mm.rst."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +51,24 @@ class Tables:
     leaves: Leaves
 
 
-class Partition:
-    """Watches the kernels of ``lab`` from now on.
+@dataclass(frozen=True)
+class Look:
+    """One look at a frozen machine: the claims on its memory, its vCPUs, the kernels' page tables.
 
-    ``layout`` is the claims as they were at the last look.
+    ``tables`` has one entry for each page table root that a vCPU uses, of kernels known to be up.
     """
+
+    ram: Ram
+    layout: Layout
+    registers: tuple[Registers, ...]
+    tables: tuple[Tables, ...]
+
+
+class Partition:
+    """Watches the kernels of ``lab`` from now on."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.layout: Layout | None = None
         self._marks = {name: console.mark for name, console in lab.machine.consoles.items()}
 
     def findings(self, *, strays: bool = True, reach: bool = True) -> tuple[Finding, ...]:
@@ -81,42 +77,53 @@ class Partition:
         ``strays`` includes pages that were written, ``reach`` what the page tables map. The machine
         stands still meanwhile.
         """
+        found: list[Finding] = []
+        reached: list[tuple[Tables, tuple[Mapping, ...]]] = []
+        with self.look() as look:
+            if look is None:
+                return ()
+            found += strangers(map(processor_of, look.registers), look.layout, self.lab.topology.apic_id)
+            if strays:
+                found += self._strays(look)
+            if reach:
+                reached = [(one, trespasses(look, one)) for one in look.tables]
+        for name in dict.fromkeys(tables.owner.name for tables, mappings in reached if mappings):
+            found.append(self._reach(look, [one for one in reached if one[0].owner.name == name and one[1]]))
+        return tuple(found)
+
+    @contextmanager
+    def look(self) -> Iterator[Look | None]:
+        """Yield what is to be seen of the machine, which is frozen meanwhile; None when it has ended."""
         machine = self.lab.machine
-        if machine.state is State.LIVE:
-            iomem = self._iomem()
+        iomem = self._iomem()
         if machine.state is not State.LIVE:
-            return ()
+            yield None
+            return
         machine.freeze()
         try:
-            ram = ram_of(machine)
-            registers = registers_of(machine.qmp)
-            self.layout = claimed_layout(ram.regions, self.lab.topology.pool.region, iomem, self.lab.granted)
-            tables = self.tables(ram, registers)
-            found = [
-                *strangers(map(processor_of, registers), self.layout, self.lab.topology.apic_id),
-                *(self._strays(ram, tables) if strays else ()),
-            ]
-            mapped = [(one, self._trespasses(ram, one)) for one in tables if reach]
+            ram, registers = ram_of(machine), registers_of(machine.qmp)
+            pool = self.lab.topology.pool.region
+            layout = claimed_layout(ram.regions, pool, iomem, self.lab.granted)
+            yield Look(ram, layout, registers, self._tables(ram, layout, registers))
         finally:
-            machine.thaw()
-        found += [self._reach(one, mappings) for one, mappings in mapped if mappings]
-        return tuple(found)
+            if machine.ended() is None:
+                machine.thaw()
 
     def _iomem(self) -> tuple[Resource, ...]:
         """Ask the host for its memory map; one that does not answer has made no instances of late."""
+        if self.lab.machine.state is not State.LIVE:
+            return ()
         try:
             return self.lab.host.iomem()
         except HarnessError:
             return ()
 
-    def tables(self, ram: Ram, registers: tuple[Registers, ...]) -> tuple[Tables, ...]:
-        """Walk the page tables of every vCPU that runs a Linux which is known to be up; each root once."""
-        assert self.layout is not None
+    def _tables(self, ram: Ram, layout: Layout, registers: Sequence[Registers]) -> tuple[Tables, ...]:
         kernels = {HOST, *(pair.spawned.name for pair in self.lab.pairs)}
         found: dict[int, Tables] = {}
         for one in registers:
             root, levels = processor_of(one).cr3, levels_of(one)
-            owner = self.layout.owner_of(root)
+            owner = layout.owner_of(root)
             if owner is None or root < FIRST_MIB or not levels or root in found:
                 continue
             if owner.name in kernels and not self._restarted(owner.name):
@@ -128,17 +135,17 @@ class Partition:
         said = console.transcript[self._marks[name] :].decode("utf-8", "replace")
         return _RESTARTED.search(said) is not None
 
-    def _strays(self, ram: Ram, tables: tuple[Tables, ...]) -> Iterator[Finding]:
-        assert self.layout is not None
-        written = ram.written()
-        strays = [written_free(ram, written, self.layout.free(ram.regions))]
+    def _strays(self, look: Look) -> Iterator[Finding]:
+        ram, written = look.ram, look.ram.written()
+        strays = [written_free(ram, written, look.layout.free(ram.regions))]
         if ram.forked:
-            for one in {one.owner.name: one for one in tables}.values():
-                name = one.owner.name
+            for name, tables in {one.owner.name: one for one in look.tables}.items():
                 canaries = self.lab.canaries.get(name, np.empty(0, np.int64))
-                strays.append(written_constants(ram, written, canaries, f"{name}'s canaries"))
-                constants = self._constants(one)
-                strays.append(written_constants(ram, written, constants, f"{name}'s constants (.rodata)"))
+                constants = self._constants(tables)
+                strays += [
+                    written_constants(ram, written, canaries, f"{name}'s canaries"),
+                    written_constants(ram, written, constants, f"{name}'s constants (.rodata)"),
+                ]
         yield from (stray for stray in strays if stray is not None)
 
     def _constants(self, tables: Tables) -> Pages:
@@ -150,46 +157,37 @@ class Partition:
             return np.empty(0, np.int64)
         return np.arange(start // PAGE, (start + bounds.size) // PAGE)
 
-    def _trespasses(self, ram: Ram, tables: Tables) -> tuple[Mapping, ...]:
-        assert self.layout is not None
-        return tables.leaves.into(self.layout.foreign(tables.owner.name, ram.regions))
-
     def _symbols(self, name: str) -> Symbols | None:
         """Return the symbols of a kernel where its vmlinux is at hand."""
         build = self.lab.build
         own = name == HOST or build.definition.spawned_kernel is None
         return _read_symbols(build.vmlinux) if own and build.vmlinux.is_file() else None
 
-    def _place(self, name: str, virtual: int) -> str:
-        """Say what made a mapping, as well as it can be known: by the kernel's list of them, by symbol."""
-        zone, symbols = _zone(virtual), self._symbols(name)
-        if zone == "the kernel's image" and symbols is not None:
-            return f"{zone}, {symbols.name(virtual)}"
-        if zone == "vmalloc":
-            kernel = self.lab.host if name == HOST else self.lab.pair(name).spawned
-            try:
-                areas = kernel.run("cat /proc/vmallocinfo", timeout=ANSWER_LIMIT).splitlines()
-            except HarnessError:
-                return zone
-            for area in areas:
-                start, _, end = area.partition(" ")[0].partition("-")
-                if int(start, 16) <= virtual < int(end, 16):
-                    return f"{zone}: {' '.join(area.split()[1:])}"
-        return zone
-
-    def _reach(self, tables: Tables, mappings: tuple[Mapping, ...]) -> Finding:
-        assert self.layout is not None
-        size = sum(one.physical.size for one in mappings)
+    def _reach(self, look: Look, reached: Sequence[tuple[Tables, tuple[Mapping, ...]]]) -> Finding:
+        """Make one finding of what the vCPUs of a kernel map, most of it the same."""
+        tables = reached[0][0]
+        name = tables.owner.name
+        kernel, symbols = self._kernel(name), self._symbols(name)
+        mappings = sorted({one for _, many in reached for one in many}, key=lambda one: one.virtual)
         lines = []
         for one in mappings[:SHOWN]:
-            whose = self.layout.owner_of(one.physical.start)
-            place = self._place(tables.owner.name, one.virtual)
-            lines.append(f"{one}, memory of {whose.name if whose else 'nobody'}; mapped in {place}")
-        registers = tables.registers
+            whose = look.layout.owner_of(one.physical.start)
+            made = origin(one, tables.leaves, look.ram, kernel, symbols)
+            lines.append(f"{one}, memory of {whose.name if whose else 'nobody'}; mapped in {made}")
+        size = sum(one.physical.size for one in mappings)
+        roots = ", ".join(f"{one.registers['CR3']:#x} (vCPU {one.registers.index})" for one, _ in reached)
+        title = f"{len(mappings)} mappings from CR3 {roots}"
         return Finding(
-            f"{tables.owner.name} maps {size >> 10} KiB that are not its own (vCPU {registers.index})",
-            (Evidence(f"{len(mappings)} mappings from CR3 {registers['CR3']:#x}", "\n".join(lines)),),
+            f"{name} maps {size >> 10} KiB that are not its own", (Evidence(title, "\n".join(lines)),)
         )
+
+    def _kernel(self, name: str) -> Kernel:
+        return self.lab.host if name == HOST else self.lab.pair(name).spawned
+
+
+def trespasses(look: Look, tables: Tables) -> tuple[Mapping, ...]:
+    """Return what page tables map of the RAM that is not their kernel's."""
+    return tables.leaves.into(look.layout.foreign(tables.owner.name, look.ram.regions))
 
 
 @functools.cache
@@ -200,8 +198,3 @@ def _read_symbols(vmlinux: Path) -> Symbols:
 def _constants_of(symbols: Symbols) -> Region | None:
     start, end = symbols.address("__start_rodata"), symbols.address("__end_rodata")
     return Region(start, end - start) if start is not None and end is not None and end > start else None
-
-
-def _zone(virtual: int) -> str:
-    """Name the part of a kernel's address space, where it is not randomised."""
-    return next((name for start, name in ZONES if virtual >= start), "user space")
