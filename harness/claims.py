@@ -39,6 +39,7 @@ class Claims:
         self.suite = Suite()
         self.capabilities: Mapping[str, bool] = {}
         self.build = ""
+        self.watched = suite.Watched()
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
         """Mark tests that are known to fail, and note the claims of those that have one."""
@@ -84,6 +85,9 @@ class Claims:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count what became of a test."""
         count(self.suite, report)
+        for key, value in report.user_properties:
+            if key == "watched" and report.when == "teardown":
+                self.watched.add(msgspec.json.decode(str(value), type=suite.Watched))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -121,6 +125,7 @@ class Claims:
         kernel = self.config.getoption("--bzimage") or self.config.getoption("--kernel")
         summary.kernel, summary.build = str(kernel), self.build
         summary.capabilities = dict(self.capabilities)
+        summary.watched = self.watched
         return summary
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -141,6 +146,8 @@ class Claims:
         display.print(suite.counts_table(summary))
         if self.capabilities:
             display.print(suite.capabilities_table(summary))
+        if self.watched.machines:
+            terminalreporter.write_line(str(self.watched), red=self.watched.findings > 0)
         for objection in self.objections():
             terminalreporter.write_line(f"no success: {objection}", red=True)
 

@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.mappings import origin
-from harness.model import Evidence, Finding, Layout, Owner, Region
+from harness.model import Evidence, Finding, FixedArea, Layout, Owner, Region
 from harness.multikernel.kernel import Kernel, Resource
 from harness.multikernel.layout import HOST, claimed_layout
 from harness.oracle.pagetables import Leaves, Mapping, levels_of, walk
@@ -65,10 +65,14 @@ class Look:
 
 
 class Partition:
-    """Watches the kernels of ``lab`` from now on."""
+    """Watches the kernels of ``lab`` from now on.
+
+    ``fixed`` is the memory that was agreed on as nobody's alone, at the last look.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.fixed: tuple[FixedArea, ...] = ()
         self._marks = {name: console.mark for name, console in lab.machine.consoles.items()}
 
     def findings(self, *, strays: bool = True, reach: bool = True) -> tuple[Finding, ...]:
@@ -104,6 +108,7 @@ class Partition:
             ram, registers = ram_of(machine), registers_of(machine.qmp)
             pool = self.lab.topology.pool.region
             layout = claimed_layout(ram.regions, pool, iomem, self.lab.granted)
+            self.fixed = layout.fixed
             yield Look(ram, layout, registers, self._tables(ram, layout, registers))
         finally:
             if machine.ended() is None:

@@ -214,18 +214,30 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
         yield ready
         return
     forks: Forks = request.getfixturevalue("forks")
-    from harness.partition import Partition
-
     with ExitStack() as stack:
         with _steps(request) as progress:
             running = stack.enter_context(forks.lab(stage, progress))
-        request.node.stash[LAB] = running
-        marks = {name: console.mark for name, console in running.machine.consoles.items()}
-        partition = Partition(running) if request.config.getoption("oracles") else None
-        yield running
-        _check_end(running, marks)
-        if partition is not None:
-            _check_partition(request, partition)
+        with watched(request, running):
+            yield running
+
+
+@contextmanager
+def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
+    """Have a test use ``lab``: afterwards fail it when the machine ended, a kernel complained or strayed.
+
+    A failure of the test shows the kernels' consoles.
+    """
+    from harness.partition import Partition
+
+    request.node.stash[LAB] = lab
+    marks = {name: console.mark for name, console in lab.machine.consoles.items()}
+    exempt = request.node.get_closest_marker("trespass") is not None
+    partition = Partition(lab) if request.config.getoption("oracles") and not exempt else None
+    reach = partition is not None and request.getfixturevalue("capabilities")["apart"].present
+    yield
+    _check_end(lab, marks)
+    if partition is not None:
+        _check_partition(request, partition, reach)
 
 
 def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
@@ -251,18 +263,19 @@ def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
             )
 
 
-def _check_partition(request: pytest.FixtureRequest, partition: Partition) -> None:
-    """Fail a test after which a kernel had not kept to its own, unless it says that this is its purpose."""
-    from harness.errors import HarnessError
+def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach: bool) -> None:
+    """Fail a test after which a kernel had not kept to its own."""
+    import msgspec
 
-    if request.node.get_closest_marker("trespass") is not None:
-        return
-    apart = request.getfixturevalue("capabilities")["apart"].present
-    findings = partition.findings(reach=apart)
-    request.node.user_properties.append(("oracles", str(len(findings))))
+    from harness.errors import HarnessError
+    from harness.report.suite import Watched
+
+    findings = partition.findings(reach=reach)
+    result = Watched(1, len(findings), reach, {area.why: area.region.size for area in partition.fixed})
+    request.node.user_properties.append(("watched", msgspec.json.encode(result).decode()))
     if findings:
         what = "; ".join(finding.what for finding in findings)
-        raise HarnessError(f"from outside it was seen: {what}", details="\n".join(map(str, findings)))
+        raise HarnessError(f"seen from outside: {what}", details="\n".join(map(str, findings)))
 
 
 @pytest.fixture

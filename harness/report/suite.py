@@ -46,6 +46,36 @@ class Result(msgspec.Struct, frozen=True):
     seen: str
 
 
+class Watched(msgspec.Struct):
+    """What was seen from outside: how many machines were looked at after a test, how much was found.
+
+    ``reach`` says that page tables were judged, too; ``fixed`` is the memory agreed on as nobody's
+    alone, bytes by what it is for, the most that any machine had.
+    """
+
+    machines: int = 0
+    findings: int = 0
+    reach: bool = False
+    fixed: dict[str, int] = {}
+
+    def add(self, other: Watched) -> None:
+        """Add what was seen of another machine."""
+        self.machines += other.machines
+        self.findings += other.findings
+        self.reach = self.reach or other.reach
+        self.fixed = {
+            why: max(self.fixed.get(why, 0), other.fixed.get(why, 0)) for why in self.fixed | other.fixed
+        }
+
+    def __str__(self) -> str:
+        fixed = ", ".join(f"{size >> 10:,} KiB ({why})" for why, size in self.fixed.items())
+        what = "memory, page tables, CPUs" if self.reach else "memory, CPUs"
+        return (
+            f"looked at from outside ({what}): {self.machines} machines, {self.findings} findings;"
+            f" agreed on as nobody's alone: {fixed}"
+        )
+
+
 class Counts(msgspec.Struct):
     """How many claims there are, and how many of them ended in which way."""
 
@@ -66,6 +96,7 @@ class Summary(Counts):
     capabilities: dict[str, bool] = {}
     failures: dict[str, str] = {}
     outcomes: dict[str, str] = {}
+    watched: Watched = msgspec.field(default_factory=Watched)
 
 
 def key_of(nodeid: str) -> str:
@@ -177,13 +208,15 @@ def counts_table(summary: Summary) -> Table:
 
 
 def capabilities_table(summary: Summary) -> Table:
-    """Return what the build can do: one column for each capability."""
+    """Return what the build can do, and what it cannot."""
     table = Table()
-    table.add_column("build")
-    for name in summary.capabilities:
-        table.add_column(name)
-    marks = ("yes" if present else "no" for present in summary.capabilities.values())
-    table.add_row(f"{summary.kernel} {summary.build[:12]}", *marks)
+    for column in ("build", "can", "cannot"):
+        table.add_column(column)
+    sorted_out = (
+        ", ".join(name for name, present in summary.capabilities.items() if present is wanted)
+        for wanted in (True, False)
+    )
+    table.add_row(f"{summary.kernel} {summary.build[:12]}", *sorted_out)
     return table
 
 

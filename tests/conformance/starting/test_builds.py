@@ -16,13 +16,13 @@ from harness.definition import load_definition, load_topology
 from harness.forks import Forks
 from harness.lab import Pair
 from harness.multikernel import messaging
-from harness.plugin import Seen, claim
+from harness.plugin import Seen, claim, watched
 from harness.progress import Progress
 from harness.vm.accel import choose
 
 
 @pytest.fixture
-def mixed(build: Build, pytestconfig: pytest.Config) -> Iterator[Pair]:
+def mixed(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Config) -> Iterator[Pair]:
     """Two kernels of different builds on a machine of the test's own."""
     if build.spawned_version == build.version:
         name = f"{build.definition.name}-mixed"
@@ -31,7 +31,7 @@ def mixed(build: Build, pytestconfig: pytest.Config) -> Iterator[Pair]:
         build = build_kernel(load_definition(name), Progress(), series=pytestconfig.getoption("--series"))
     topology = load_topology(build.definition.topology)
     forks = Forks(build, topology, choose(pytestconfig.getoption("--accel")))
-    with forks.lab("spawned", Progress()) as lab:
+    with forks.lab("spawned", Progress()) as lab, watched(request, lab):
         yield lab.pair()
 
 

@@ -20,7 +20,7 @@ from harness.definition import load_topology
 from harness.lab import Lab, Pair
 from harness.multikernel.kernel import Kernel
 from harness.oracle.processors import processors
-from harness.plugin import Seen, claim
+from harness.plugin import Seen, claim, watched
 from harness.progress import Progress
 from harness.vm import memory, snapshot
 from harness.vm.accel import choose
@@ -58,10 +58,10 @@ def stage(build: Build, pytestconfig: pytest.Config) -> Iterator[Callable[[], St
 
 
 @pytest.fixture
-def crowd(stage: Callable[[], Stage], build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
+def crowd(stage: Callable[[], Stage], build: Build, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A machine of the test's own with four live kernels."""
-    accel = choose(pytestconfig.getoption("--accel"))
-    with Lab(build, load_topology("crowd"), accel, Progress(), stage=stage()) as lab:
+    accel = choose(request.config.getoption("--accel"))
+    with Lab(build, load_topology("crowd"), accel, Progress(), stage=stage()) as lab, watched(request, lab):
         yield lab
 
 

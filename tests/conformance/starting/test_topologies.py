@@ -14,7 +14,7 @@ from harness.forks import Forks
 from harness.lab import Lab
 from harness.multikernel import messaging
 from harness.multikernel.kernel import Kernel
-from harness.plugin import Seen, claim
+from harness.plugin import Seen, claim, watched
 from harness.progress import Progress
 from harness.vm.accel import choose
 
@@ -27,7 +27,7 @@ WORK = "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null"
 def machine(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
     """A machine of the test's own with the topology that its parameter names; its host is up."""
     forks = Forks(build, load_topology(request.param), choose(pytestconfig.getoption("--accel")))
-    with forks.lab("booted", Progress()) as lab:
+    with forks.lab("booted", Progress()) as lab, watched(request, lab):
         yield lab
 
 
