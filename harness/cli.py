@@ -117,6 +117,38 @@ def demo(
     return 0 if demonstration.run(built, machine, chosen, options, progress) else 1
 
 
+@app.command(name="map")
+def map_command(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+) -> int:
+    """Start a spawned kernel and draw who claims, maps and writes which memory, seen from outside."""
+    from rich.console import Console as Display
+
+    from harness.definition import load_topology
+    from harness.forks import Forks
+    from harness.partition import Partition
+    from harness.report.memorymap import draw
+    from harness.vm.accel import choose
+
+    progress = Progress()
+    built = _build(kernel, series, base, progress)
+    machine = load_topology(topology or built.definition.topology)
+    with Forks(built, machine, choose(accel)).lab("spawned", progress) as lab:
+        lab.pair()
+        partition = Partition(lab)
+        findings, parts = partition.findings(), partition.map()
+    display = Display(width=None if sys.stdout.isatty() else 160)
+    display.print(draw(parts))
+    for finding in findings:
+        display.print(f"finding: {finding}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if findings else 0
+
+
 @app.command
 def bench(
     *,
@@ -133,6 +165,7 @@ def bench(
 ) -> int:
     """Measure what the harness costs, as ratios within this run."""
     from harness import bench as measuring
+    from harness import bench_oracles
     from harness.definition import load_topology
     from harness.forks import Forks
     from harness.vm.accel import choose
@@ -146,7 +179,10 @@ def bench(
     else:
         built = _build(kernel, series, base, progress)
         machine = load_topology(topology or built.definition.topology)
-        figures = measuring.run(Forks(built, machine, choose(accel)), progress, rounds)
+        forks = Forks(built, machine, choose(accel))
+        chosen = _chosen(built, kernel, series=series, base=base, bzimage=None, vmlinux=None)
+        figures = measuring.run(forks, progress, rounds)
+        figures += bench_oracles.run(forks, chosen, progress, rounds)
     if json:
         print(msgspec.json.encode({figure.key: figure.value for figure in figures}).decode())
     else:

@@ -25,17 +25,19 @@ from harness.errors import HarnessError
 from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.mappings import origin
-from harness.model import Evidence, Finding, FixedArea, Layout, Owner, Region
+from harness.model import Evidence, Finding, FixedArea, Layout, Owner, Region, common, without
 from harness.multikernel.kernel import Kernel, Resource
 from harness.multikernel.layout import HOST, claimed_layout
 from harness.oracle.pagetables import Leaves, Mapping, levels_of, walk
-from harness.oracle.partition import written_constants, written_free
+from harness.oracle.partition import pages_in, written_constants, written_free
 from harness.oracle.processors import FIRST_MIB, processor_of, strangers
 from harness.vm.ram import Ram, ram_of
 from harness.vm.ram_pages import PAGE, Pages
 from harness.vm.registers import Registers, registers_of
 from harness.vm.state import State
 
+FREE, FIXED = "nobody", "agreed on"
+"""Whose memory is that has no owner."""
 SHOWN = 12
 """Mappings that a finding shows."""
 _RESTARTED = re.compile(r"Linux version |payload: ready|reboot: |Kernel panic")
@@ -62,6 +64,17 @@ class Look:
     layout: Layout
     registers: tuple[Registers, ...]
     tables: tuple[Tables, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of RAM with one claim on it: ``written`` pages since the fork, bytes ``mapped`` by kernel."""
+
+    region: Region
+    claim: str
+    why: str
+    written: int
+    mapped: dict[str, int]
 
 
 class Partition:
@@ -95,6 +108,27 @@ class Partition:
             found.append(self._reach(look, [one for one in reached if one[0].owner.name == name and one[1]]))
         return tuple(found)
 
+    def map(self) -> tuple[Part, ...]:
+        """Return the machine's memory as a map to draw; empty when the machine has ended."""
+        with self.look() as look:
+            if look is None:
+                return ()
+            written = look.ram.written()
+            kernels = {one.owner.name: one.leaves for one in look.tables}
+            return tuple(
+                Part(
+                    region,
+                    claim,
+                    why,
+                    len(pages_in(written, [region])),
+                    {
+                        name: sum(one.physical.size for one in leaves.into([region]))
+                        for name, leaves in kernels.items()
+                    },
+                )
+                for region, claim, why in claims_of(look.layout, look.ram.regions)
+            )
+
     @contextmanager
     def look(self) -> Iterator[Look | None]:
         """Yield what is to be seen of the machine, which is frozen meanwhile; None when it has ended."""
@@ -109,7 +143,7 @@ class Partition:
             pool = self.lab.topology.pool.region
             layout = claimed_layout(ram.regions, pool, iomem, self.lab.granted)
             self.fixed = layout.fixed
-            yield Look(ram, layout, registers, self._tables(ram, layout, registers))
+            yield Look(ram, layout, registers, self.tables(ram, layout, registers))
         finally:
             if machine.ended() is None:
                 machine.thaw()
@@ -123,7 +157,8 @@ class Partition:
         except HarnessError:
             return ()
 
-    def _tables(self, ram: Ram, layout: Layout, registers: Sequence[Registers]) -> tuple[Tables, ...]:
+    def tables(self, ram: Ram, layout: Layout, registers: Sequence[Registers]) -> tuple[Tables, ...]:
+        """Walk the page tables that vCPUs use, of kernels known to be up; each root once."""
         kernels = {HOST, *(pair.spawned.name for pair in self.lab.pairs)}
         found: dict[int, Tables] = {}
         for one in registers:
@@ -188,6 +223,17 @@ class Partition:
 
     def _kernel(self, name: str) -> Kernel:
         return self.lab.host if name == HOST else self.lab.pair(name).spawned
+
+
+def claims_of(layout: Layout, ram: Sequence[Region]) -> list[tuple[Region, str, str]]:
+    """Cut RAM into stretches with one claim each: (region, whose, why), by address."""
+    fixed = [area.region for area in layout.fixed]
+    found = [(part, FIXED, area.why) for area in layout.fixed for part in common(ram, [area.region])]
+    for owner in layout.owners:
+        alone = without(owner.memory, fixed)
+        found += [(part, owner.name, "") for part in common(ram, alone)]
+    found += [(part, FREE, "") for part in layout.free(ram)]
+    return sorted(found)
 
 
 def trespasses(look: Look, tables: Tables) -> tuple[Mapping, ...]:

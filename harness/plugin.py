@@ -268,6 +268,7 @@ def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach
     import msgspec
 
     from harness.errors import HarnessError
+    from harness.report.memorymap import text_of
     from harness.report.suite import Watched
 
     findings = partition.findings(reach=reach)
@@ -275,7 +276,8 @@ def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach
     request.node.user_properties.append(("watched", msgspec.json.encode(result).decode()))
     if findings:
         what = "; ".join(finding.what for finding in findings)
-        raise HarnessError(f"seen from outside: {what}", details="\n".join(map(str, findings)))
+        details = [*map(str, findings), "The machine's memory:", text_of(partition.map())]
+        raise HarnessError(f"seen from outside: {what}", details="\n".join(details))
 
 
 @pytest.fixture
