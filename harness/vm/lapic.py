@@ -6,6 +6,7 @@ Sources: Intel SDM volume 3, 12.6.1 (interrupt command register) and 12.6.2 (des
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,14 @@ BASE = 0xFEE0_0000
 """Where every vCPU sees its own local APIC, unless its kernel moved it; Linux does not."""
 SPAN = 0x10_0000
 """Bytes from BASE on that are interrupt messages beside the registers in the first page."""
+REGISTERS = 0x1000
+"""Bytes from BASE on that are registers; an access there is to the vCPU's own local APIC."""
 ICR_LOW, ICR_HIGH = BASE + 0x300, BASE + 0x310
+LDR = BASE + 0xD0
 BROADCAST = 0xFF
+
+FLAT = 0xF
+"""Model of logical destinations in which each bit is one local APIC."""
 
 DELIVERY = ("fixed", "lowest", "smi", "reserved", "nmi", "init", "startup", "extint")
 SHORTHANDS = ("", "self", "all", "all-but-self")
@@ -40,20 +47,30 @@ class Ipi:
     delivery: str
     logical: bool = False
 
-    def targets(self, apic_ids: Sequence[int]) -> frozenset[int]:
+    def targets(self, apic_ids: Sequence[int], logical_ids: Sequence[int] = ()) -> frozenset[int]:
         """Return the APIC ids that it goes to; ``apic_ids`` are those of all vCPUs, by index.
 
-        One without a known destination may go to anyone. Raises HarnessError for a logical one:
-        who that is stands in registers that no trace shows.
+        One without a known destination may go to anyone. Raises HarnessError for a logical one
+        without ``logical_ids``: who that is stands in registers that no trace shows.
         """
         everyone, own = frozenset(apic_ids), frozenset({apic_ids[self.source]})
         if self.shorthand:
             return {"self": own, "all": everyone, "all-but-self": everyone - own}[self.shorthand]
         if self.destination in {None, BROADCAST}:
             return everyone
-        if self.logical:
+        assert self.destination is not None
+        if not self.logical:
+            return everyone & {self.destination}
+        if not logical_ids:
             raise HarnessError(f"the destination of {self} is logical")
-        return everyone & {self.destination}
+        return frozenset(
+            apic for apic, mask in zip(apic_ids, logical_ids, strict=True) if mask & self.destination
+        )
+
+    @property
+    def name(self) -> str:
+        """What it is, in a word or two."""
+        return f"vector {self.vector:#x}" if self.delivery in {"fixed", "lowest"} else self.delivery.upper()
 
 
 def ipis(writes: Iterable[Write]) -> list[Ipi]:
@@ -91,3 +108,20 @@ def apic_ids(machine: Machine) -> tuple[int, ...]:
     return tuple(
         int(machine.qmp.execute("qom-get", path=cpu["qom-path"], property="apic-id")) for cpu in cpus
     )
+
+
+def logical_ids(machine: Machine, apic_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return every local APIC's logical id, a mask, by vCPU index; 0 where its kernel gave it none.
+
+    Raises HarnessError when QEMU does not tell, or where they are clusters and not a flat mask.
+    """
+    found = []
+    for apic in apic_ids:
+        told = str(machine.qmp.execute("human-monitor-command", command_line=f"info lapic {apic}"))
+        match = re.search(r"DFR 0x([0-9a-f]+) LDR 0x([0-9a-f]+)", told)
+        if match is None:
+            raise HarnessError(f"QEMU does not tell the logical id of local APIC {apic}", details=told)
+        if int(match[1], 16) != FLAT and int(match[2], 16):
+            raise HarnessError(f"the logical ids of local APIC {apic} are clusters, which nobody reads here")
+        found.append(int(match[2], 16))
+    return tuple(found)

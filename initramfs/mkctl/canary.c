@@ -69,6 +69,6 @@ int cmd_canary(int argc, char **argv)
 	close(ready[1]);
 	if (read(ready[0], &byte, 1) != 1)
 		fail("the canaries did not come up");
-	printf("pages=%lu\n", size / PAGE_SIZE);
+	printf("pages=%llu\n", size / PAGE_SIZE);
 	return 0;
 }

@@ -26,6 +26,7 @@ static const struct command {
 	{ "serial-port", cmd_serial_port, "DEVICE ADDRESS" },
 	{ "calls", cmd_calls, "SECONDS" },
 	{ "race", cmd_race, "SEED MS" },
+	{ "shoot", cmd_shoot, "COUNT" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },
