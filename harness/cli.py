@@ -190,6 +190,41 @@ def bench(
     return 0 if all(figure.good for figure in figures) else 1
 
 
+@app.command
+def isolation(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+    markdown: Annotated[
+        bool, Parameter(negative="", help="Print the table and its evidence as text.")
+    ] = False,
+    json: Annotated[bool, Parameter(help="Print one JSON object of the table.")] = False,
+) -> int:
+    """Try what one kernel can do to another; print what keeps it off: a property, not a verdict."""
+    from harness import isolation as trying
+    from harness.definition import load_topology
+    from harness.forks import Forks
+    from harness.report import isolation as report
+    from harness.vm.accel import choose
+
+    progress = Progress()
+    built = _build(kernel, series, base, progress)
+    machine = load_topology(topology or built.definition.topology)
+    found = trying.run(Forks(built, machine, choose(accel)), progress)
+    if json:
+        print(msgspec.json.encode(found).decode())
+    elif markdown:
+        print(report.markdown(found))
+    else:
+        progress.console.print(report.table(found))
+        for line in report.evidence(found):
+            print(line)
+    return 0
+
+
 @app.command(name="build")
 def build_command(
     kernel: Kernel = "reference",

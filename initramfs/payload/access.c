@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Commands that read and write memory and ports, whoever they belong to. */
+/* Commands that read and write memory, ports and MSRs, whoever they belong to. */
 #include "commands.h"
 
 #define MAX_DUMP	256
@@ -63,10 +63,31 @@ const char *do_fill(struct arguments *with)
 	return NULL;
 }
 
+static const char *access_port(u16 port, u64 width, u64 *value, bool write)
+{
+	switch (width ? width : 1) {
+#define CASE(width, letter) \
+	case width: \
+		if (write) \
+			out##letter(port, *value); \
+		else \
+			*value = in##letter(port); \
+		return NULL
+	CASE(1, b);
+	CASE(2, w);
+	CASE(4, l);
+#undef CASE
+	}
+	return "a port's width is 1, 2 or 4";
+}
+
 const char *do_in(struct arguments *with)
 {
-	u8 value = inb(with->value[0]);
+	u64 value;
+	const char *wrong = access_port(with->value[0], with->value[1], &value, false);
 
+	if (wrong)
+		return wrong;
 	put("ok in");
 	field("value", value);
 	end_line();
@@ -75,6 +96,19 @@ const char *do_in(struct arguments *with)
 
 const char *do_out(struct arguments *with)
 {
-	outb(with->value[0], with->value[1]);
+	return access_port(with->value[0], with->value[2], &with->value[1], true);
+}
+
+const char *do_rdmsr(struct arguments *with)
+{
+	put("ok rdmsr");
+	field("value", read_msr(with->value[0]));
+	end_line();
+	return "";
+}
+
+const char *do_wrmsr(struct arguments *with)
+{
+	write_msr(with->value[0], with->value[1]);
 	return NULL;
 }

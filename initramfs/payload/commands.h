@@ -22,6 +22,8 @@ const char *do_dump(struct arguments *with);
 const char *do_fill(struct arguments *with);
 const char *do_in(struct arguments *with);
 const char *do_out(struct arguments *with);
+const char *do_rdmsr(struct arguments *with);
+const char *do_wrmsr(struct arguments *with);
 const char *do_send(struct arguments *with);
 const char *do_forge(struct arguments *with);
 const char *do_recv(struct arguments *with);

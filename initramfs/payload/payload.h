@@ -118,6 +118,32 @@ static inline u8 inb(u16 port)
 	return value;
 }
 
+static inline void outw(u16 port, u16 value)
+{
+	asm volatile("outw %0, %1" :: "a"(value), "Nd"(port));
+}
+
+static inline u16 inw(u16 port)
+{
+	u16 value;
+
+	asm volatile("inw %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+static inline void outl(u16 port, u32 value)
+{
+	asm volatile("outl %0, %1" :: "a"(value), "Nd"(port));
+}
+
+static inline u32 inl(u16 port)
+{
+	u32 value;
+
+	asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
 static inline u64 read_msr(u32 msr)
 {
 	u32 low, high;

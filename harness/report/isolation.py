@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""The isolation report as a table for people, and as text for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+from rich.table import Table
+
+from harness.isolation import CONVENTION, HARDWARE, NOTHING, TABLES, UNTRIED, Report
+
+STYLES = {HARDWARE: "green", TABLES: "cyan", CONVENTION: "yellow", NOTHING: "bold red", UNTRIED: "dim"}
+NOT_THEIRS = "-"
+
+
+def directions(report: Report) -> list[str]:
+    """Return the columns: every direction that any row has."""
+    return list(dict.fromkeys(direction for row in report.rows for direction in row.cells))
+
+
+def table(report: Report) -> Table:
+    """Return the table, a word in each cell."""
+    shown = Table(title=f"what keeps a kernel from ... ({escape(report.kernel)})", title_justify="left")
+    shown.add_column("")
+    for direction in directions(report):
+        shown.add_column(escape(direction))
+    for row in report.rows:
+        words = [row.cells[one].word if one in row.cells else NOT_THEIRS for one in directions(report)]
+        styled = [f"[{STYLES[one]}]{one}[/]" if one in STYLES else one for one in words]
+        shown.add_row(escape(row.what), *styled)
+    return shown
+
+
+def evidence(report: Report) -> Iterator[str]:
+    """Return a line for each cell that says what it follows from."""
+    for row in report.rows:
+        for direction, cell in row.cells.items():
+            yield f"{row.what}, {direction}: {cell.word}. {'; '.join(cell.evidence)}"
+
+
+def markdown(report: Report) -> str:
+    """Return the table and its evidence as Markdown."""
+    columns = directions(report)
+    lines = [f"| {' | '.join(('', *columns))} |", f"|{'---|' * (1 + len(columns))}"]
+    for row in report.rows:
+        words = [row.cells[one].word if one in row.cells else NOT_THEIRS for one in columns]
+        lines.append(f"| {' | '.join((row.what, *words))} |")
+    lines += ["", *(f"- {line}" for line in evidence(report))]
+    return "\n".join(lines)
