@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from harness.build import Build
 from harness.capabilities import interface_of
-from harness.definition import SpawnedKernel, Topology
+from harness.definition import SpawnedKernel, Topology, load_topology
 from harness.forks import Forks
 from harness.lab import Lab, Pair
 from harness.multikernel.interface import Interface
 from harness.multikernel.payload import Payload, grant_payload
+from harness.plugin import watched
+from harness.progress import Progress
+from harness.vm.accel import choose
 
 SMALL = 64 << 20
 """Bytes of memory that a kernel is loaded into where it need not get far."""
@@ -60,3 +66,13 @@ def waiting(lab: Lab) -> Payload:
 def live(pair: Pair) -> Interface:
     """The multikernel interface of ``pair``'s host kernel, whose instance runs Linux."""
     return interface_of(pair.lab)
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """A machine of the test's own with the topology (or its name) that is its parameter; its host is up."""
+    wanted = request.param
+    topology = load_topology(wanted) if isinstance(wanted, str) else wanted
+    forks = Forks(build, topology, choose(pytestconfig.getoption("--accel")))
+    with forks.lab("booted", Progress()) as lab, watched(request, lab):
+        yield lab

@@ -2,33 +2,19 @@
 """Other machines than the usual one: more kernels, more CPUs in one kernel, gaps in the APIC ids."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from msgspec.structs import replace
 
-from harness.build import Build
-from harness.definition import load_topology
-from harness.forks import Forks
 from harness.lab import Lab
 from harness.multikernel import messaging
 from harness.multikernel.kernel import Kernel
-from harness.plugin import Seen, claim, watched
-from harness.progress import Progress
-from harness.vm.accel import choose
+from harness.plugin import Seen, claim
 
 pytestmark = pytest.mark.needs("spawn")
 
 WORK = "dd if=/dev/zero of=/dev/null bs=4k count=20000 2>/dev/null"
-
-
-@pytest.fixture
-def machine(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """A machine of the test's own with the topology that its parameter names; its host is up."""
-    forks = Forks(build, load_topology(request.param), choose(pytestconfig.getoption("--accel")))
-    with forks.lab("booted", Progress()) as lab, watched(request, lab):
-        yield lab
 
 
 def cpus_of(kernel: Kernel) -> int:

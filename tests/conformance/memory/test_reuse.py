@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Memory that comes back from an instance and goes to the next: nothing of the first may be found there."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from harness.definition import SpawnedKernel
+from harness.lab import Lab
+from harness.model import Region, without
+from harness.multikernel.interface import Interface
+from harness.multikernel.payload import FILE, Payload, spawn_payload
+from harness.plugin import Seen, claim
+from harness.vm.ram import Ram, ram_of
+from harness.vm.ram_scan import digests, find, regions_of
+
+pytestmark = pytest.mark.needs("spawn", "instances", "remove", "unload")
+
+SIZE = 16 << 20
+STATE_LIMIT = 5.0
+"""Seconds until the host has noticed that a spawned kernel stopped, before scaling."""
+POKED = 8
+"""Numbers that the kernel itself writes into its memory."""
+ENDS = ["stop", "crash", "halt", "force"]
+"""How the first owner ends: by itself in two ways, asked, or not asked."""
+
+
+def spread(ram: Ram, region: Region, kernel: Region, secret: bytes) -> int:
+    """Write a secret all over what nobody uses of a region; return into how many pages."""
+    used = [one for one in regions_of(digests(ram).pages) if one.overlaps(region)]
+    free = without([region], [*used, kernel])
+    for one in free:
+        ram.write(one.start, secret * (one.size // len(secret)))
+    return sum(one.size for one in free) >> 12
+
+
+def end(payload: Payload, mk: Interface, how: str) -> None:
+    """End a kernel, and wait until its instance can be removed."""
+    name, id = payload.instance.name, payload.instance.id
+    if how in {"halt", "force"}:
+        (mk.halt if how == "halt" else mk.force)(id).require()
+        return
+    payload.last_command(how)
+    deadline = time.monotonic() + STATE_LIMIT * mk.host.factor
+    while mk.state(name) == "active":
+        assert time.monotonic() < deadline, f"after {how} it is active for ever"
+        time.sleep(0.02)
+
+
+@claim(
+    "what a kernel had in its memory is nowhere once its instance is removed, however it ended, and the next"
+    " owner's memory is empty (seen from outside)",
+    source="interface sheet ME-P5; known bug V2-14: memory is not scrubbed",
+)
+@pytest.mark.needs("halt", "force")
+@pytest.mark.parametrize("how", ENDS)
+def test_secret(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, how: str) -> None:
+    granted = replace(alpha, memory=SIZE)
+    payload = spawn_payload(lab, granted)
+    region, image, ram = payload.instance.ram, payload.boot.image, ram_of(lab.machine)
+    secret, word = secrets.token_bytes(64), secrets.token_bytes(8)
+    # By the kernel itself, between its image and where the rest of it is.
+    places = [region.start + number * (SIZE // POKED // 2) for number in range(POKED)]
+    for place in places:
+        payload.command(f"poke {place:#x} {int.from_bytes(word, 'little'):#x}")
+    pages = spread(ram, region, image, secret)
+    there = [len(list(find(ram, what, [region]))) for what in (secret, word)]
+    assert there == [pages * 64, POKED], f"the secrets were not written: {there}"
+    end(payload, mk, how)
+    mk.remove(granted.name).require()
+    left = [f"{at:#x}" for what in (secret, word) for at in find(ram, what)]
+    seen(f"{how}: of {pages} pages with a secret {len(left)} places are left")
+    assert not left, f"after {how} and rmdir the secrets are at {len(left)} places: {left[:8]}"
+    mk.create(granted).require()
+    assert mk.region(granted.name) == region, "the next instance has other memory"
+    rest = np.flatnonzero(ram.array(region.start, region.size))
+    assert not len(rest), (
+        f"the next owner finds {len(rest)} bytes, the first at {region.start + int(rest[0]):#x}"
+    )
+
+
+@claim(
+    "a kernel, its initrd and its command line that were loaded and unloaded are gone from the pool"
+    " when the instance is removed (seen from outside)",
+    source="interface sheet ME-P5, RC-P4",
+)
+def test_unloaded(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    ram, pool, word = ram_of(lab.machine), lab.topology.pool.region, secrets.token_hex(16)
+    marker = secrets.token_bytes(4096)
+    lab.host.channel.put("/run/initrd", marker)
+    image = lab.host.channel.get(FILE)
+    parts = {"kernel": image[0x1200:0x1400], "initrd": marker, "command line": word.encode()}
+    mk.create(replace(alpha, memory=SIZE)).require()
+    mk.load(alpha.id, image=FILE, initrd="/run/initrd", arguments=word).require()
+    region = mk.region(alpha.name)
+    before = {name: len(list(find(ram, part, [region]))) for name, part in parts.items()}
+    assert all(before.values()), f"not loaded into {region}: {before}"
+    mk.unload(alpha.id).require()
+    mk.remove(alpha.name).require()
+    left = {name: [f"{at:#x}" for at in find(ram, part, [pool])] for name, part in parts.items()}
+    rest = int(np.count_nonzero(ram.array(region.start, region.size)))
+    seen(f"copies while loaded: {before}; {rest} bytes of {region} are not zero afterwards")
+    assert not any(left.values()), f"still in the pool: {left}"
+    assert rest == 0
