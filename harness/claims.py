@@ -17,7 +17,7 @@ import pytest
 from harness import known
 from harness.definition import load_definition
 from harness.errors import HarnessError
-from harness.report import suite
+from harness.report import history, suite
 from harness.report.suite import Claim, Result, Suite
 
 NAME = "mkharness-claims"
@@ -99,9 +99,12 @@ class Claims:
             return
         if session.exitstatus == pytest.ExitCode.OK and self.objections():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        summary = self.summary()
+        if summary.build and summary.areas:
+            history.append(summary)
         file = self.config.getoption("--claims")
         if file:
-            Path(file).write_bytes(msgspec.json.encode(self.summary()))
+            Path(file).write_bytes(msgspec.json.encode(summary))
 
     def objections(self) -> list[str]:
         """Say why this run is no success although no test failed."""

@@ -339,6 +339,19 @@ def judge(
     return status
 
 
+@app.command
+def runs(*, kernel: Kernel = "reference", series: Series = None, base: BaseText = None) -> int:
+    """Show how often each area of the suite was run on a build, and how often it failed."""
+    from rich.console import Console as Display
+
+    from harness.report import history
+
+    built = _build(kernel, series, base, Progress())
+    found = history.read(built.digest)
+    Display(width=None if sys.stdout.isatty() else 160).print(history.table(found))
+    return 1 if any(run.failures for run in found if run.suite == history.suite_digest()) else 0
+
+
 @app.command(name="check")
 def check_command(
     kernel: Kernel = "reference",

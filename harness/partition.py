@@ -227,8 +227,12 @@ class Partition:
 
 def claims_of(layout: Layout, ram: Sequence[Region]) -> list[tuple[Region, str, str]]:
     """Cut RAM into stretches with one claim each: (region, whose, why), by address."""
-    fixed = [area.region for area in layout.fixed]
-    found = [(part, FIXED, area.why) for area in layout.fixed for part in common(ram, [area.region])]
+    fixed: list[Region] = []
+    found: list[tuple[Region, str, str]] = []
+    for area in layout.fixed:
+        # One may lie inside another.
+        found += [(part, FIXED, area.why) for part in without(common(ram, [area.region]), fixed)]
+        fixed.append(area.region)
     for owner in layout.owners:
         alone = without(owner.memory, fixed)
         found += [(part, owner.name, "") for part in common(ram, alone)]

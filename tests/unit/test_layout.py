@@ -3,6 +3,7 @@
 
 from harness.definition import SpawnedKernel, load_topology
 from harness.model import Layout, Region
+from harness.multikernel.dialect import LOW
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import parse_iomem
 from harness.multikernel.layout import FIRST_MIB, claimed_layout
@@ -85,6 +86,12 @@ def test_strangers() -> None:
 def test_apic_ids_of_sockets() -> None:
     assert [load_topology("sparse").apic_id(vcpu) for vcpu in range(6)] == [0, 1, 2, 4, 5, 6]
     assert load_topology("pair").apic_id(3) == 3
+
+
+def test_agreed_areas_inside_each_other_are_on_the_map_once() -> None:
+    instance = Instance(ALPHA.spawned, (3,), ALPHA.ram, (LOW, SHARED))
+    claims = claims_of(layout(granted=(instance,)), RAM)
+    assert sum(region.size for region, _, _ in claims) == 2048 * MIB
 
 
 def test_map() -> None:

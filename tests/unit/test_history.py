@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Runs of the suite are kept, line by line, and counted."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.report import history
+from harness.report.suite import Counts, Summary, Watched
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def summary(*, failed: int = 0, claims: int = 3, build: str = "abc") -> Summary:
+    counts = Counts(claims=claims, passed=claims - failed, failed=failed)
+    failures = {"messages/test_x.py::test_y": "lost"} if failed else {}
+    watched = Watched(claims, 0, True, {"rings": 4096})
+    return Summary(
+        kernel="reference", build=build, areas={"messages": counts}, failures=failures, watched=watched
+    )
+
+
+def shown(build: str = "abc") -> str:
+    display = Console(file=StringIO(), width=200)
+    with display.capture() as captured:
+        display.print(history.table(history.read(build)))
+    return captured.get()
+
+
+def test_whole_runs_and_failures_are_counted() -> None:
+    for one in (summary(), summary(failed=1), summary(claims=1), summary(build="other")):
+        history.append(one)
+    row = next(line for line in shown().splitlines() if "messages" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    assert cells[2:6] == ["messages", "3", "2", "1"], "the run of one claim of three is no whole run"
+    assert cells[7] == "messages/test_x.py::test_y"
+    assert "7 machines, 0 findings" in shown()
+
+
+def test_a_line_that_was_cut_is_passed_over(cache: Path) -> None:
+    history.append(summary())
+    with (cache / "runs" / "abc.history").open("ab") as file:
+        file.write(b'{"ended": 17')
+    assert len(history.read("abc")) == 1
+
+
+def test_nothing_yet() -> None:
+    assert history.read("abc") == ()
+
+
+def append_many(count: int) -> int:
+    for _ in range(count):
+        history.append(summary())
+    return os.getpid()
+
+
+def test_several_processes_at_once() -> None:
+    with ProcessPoolExecutor(4) as pool:
+        list(pool.map(append_many, [25] * 4))
+    assert len(history.read("abc")) == 100
