@@ -26,8 +26,8 @@ pytestmark = pytest.mark.needs("spawn")
 
 HAJNOCZI = "review of RFC v1 (Stefan Hajnoczi): what prevents kernel A from sending IPIs to B's CPUs"
 GLOBAL = "review of RFC v1 (Pasha Tatashin): machine-global state, in particular interrupts"
-REST = 1.0
-"""Seconds of watching where nothing is done."""
+REST = 2.0
+"""Seconds of watching where nothing is done; an idle kernel's timer fires at least once in them."""
 END_LIMIT = 5.0
 """Seconds that a kernel has from its last words to standing still, before scaling."""
 TIMER_COUNT = BASE + 0x380
@@ -46,10 +46,8 @@ ENDS = {
 
 
 def require_apart(border: Border, seen: Seen) -> None:
-    """Require that nothing crossed but what is agreed, and that both kernels were seen at all."""
+    """Require that nothing crossed but what is agreed."""
     seen(str(border))
-    active = {border.kernels[write.vcpu] for write in border.writes if write.vcpu is not None}
-    assert active >= set(border.kernels), f"only {active} did anything"
     assert border.findings() == (), "\n".join(map(str, border.findings()))
 
 
@@ -57,6 +55,8 @@ def require_apart(border: Border, seen: Seen) -> None:
 def test_at_rest(pair: Pair, seen: Seen) -> None:
     with watch(pair.lab, pair.instance) as border:
         time.sleep(REST)
+    active = {border.kernels[write.vcpu] for write in border.writes if write.vcpu is not None}
+    assert active == set(border.kernels), f"only {active} did anything"
     require_apart(border, seen)
     assert border.crossings == [], "there was no message to send"
 
@@ -85,7 +85,7 @@ def test_device_interrupts(pair: Pair, seen: Seen) -> None:
     seen(f"{len(messages)} interrupt messages")
     assert messages, "no device interrupted anybody"
     assert [str(crossing) for crossing in border.crossings if crossing.message] == []
-    assert border.findings() == (), "\n".join(map(str, border.findings()))
+    require_apart(border, seen)
 
 
 @claim(
@@ -121,8 +121,7 @@ def test_end(pair: Pair, seen: Seen, how: str) -> None:
         wait_for_end(pair)
     machine.end_awaited = machine.ended() is not None
     assert border.touches, f"{how} was not even printed"
-    seen(str(border))
-    assert border.findings() == (), "\n".join(map(str, border.findings()))
+    require_apart(border, seen)
 
 
 def wait_for_end(pair: Pair) -> None:
@@ -195,6 +194,5 @@ def test_stopped_by_force(payload: Payload, mk: Interface, lab: Lab, seen: Seen)
     with watch(lab, payload.instance, during=["stop"]) as border:
         mk.force(payload.instance.id).require()
     called = {ipi.destination for ipi in ipis(border.writes) if ipi.delivery in {"init", "nmi"}}
-    seen(str(border))
+    require_apart(border, seen)
     assert called == set(payload.instance.apic_ids)
-    assert border.findings() == (), "\n".join(map(str, border.findings()))
