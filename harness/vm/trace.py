@@ -13,7 +13,9 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import cache
+
+import msgspec
 
 from harness.errors import HarnessError
 from harness.vm.machine import Machine
@@ -36,8 +38,7 @@ class TraceError(HarnessError):
     """A stretch that could not be recorded, or not all of it."""
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One write of ``size`` bytes to a device's register: an I/O port or a physical address.
 
     ``vcpu`` is QEMU's index of the vCPU in whose course it came, None when QEMU's own threads did
@@ -96,15 +97,23 @@ def trace(machine: Machine, *, limit: int = LIMIT) -> Iterator[list[Write]]:
 
 def parse(log: bytes) -> list[Write]:
     """Return the writes that QEMU's log tells, whatever else is in it."""
+
+    # Most of them are of few kinds: vCPUs, registers and names come again and again.
+    @cache
+    def number(text: bytes) -> int:
+        return int(text, 16)
+
+    @cache
+    def vcpu(text: bytes) -> int | None:
+        return int(text) if int(text) >= 0 else None
+
+    @cache
+    def name(text: bytes) -> str:
+        return text.decode("utf-8", "backslashreplace")
+
     return [
-        Write(
-            vcpu=int(vcpu) if int(vcpu) >= 0 else None,
-            address=int(address, 16),
-            value=int(value, 16),
-            size=int(size),
-            region=name.decode("utf-8", "backslashreplace"),
-        )
-        for vcpu, address, value, size, name in _WRITE.findall(log)
+        Write(vcpu(cpu), number(address), int(value, 16), int(size), name(region))
+        for cpu, address, value, size, region in _WRITE.findall(log)
     ]
 
 
