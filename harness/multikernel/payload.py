@@ -26,7 +26,7 @@ from harness.model import Region
 from harness.multikernel.dialect import Dialect, Image
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Kernel
-from harness.multikernel.messaging import Message
+from harness.multikernel.messaging import Got, Message
 from harness.vm import serialport
 from harness.vm.console import Console
 from harness.vm.machine import Machine
@@ -159,6 +159,29 @@ class Payload:
     def send(self, destination: int, payload: bytes, *, type: int, subtype: int = 0) -> None:
         """Send a message; ``destination`` is an instance's id. Raises HarnessError when it cannot."""
         self.command(f"send {destination} {type:#x} {payload.hex() or '-'} {subtype:#x}")
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to any memory, eight bytes at a time."""
+        for at in range(0, len(data), 8):
+            part = data[at : at + 8]
+            width = next(width for width in (8, 4, 2, 1) if len(part) % width == 0)
+            for first in range(0, len(part), width):
+                value = int.from_bytes(part[first : first + width], "little")
+                self.command(f"poke {address + at + first:#x} {value:#x} {width}")
+
+    def flood(
+        self, destination: int, count: int, size: int, *, tag: int = 0, patience_ms: int = 30_000
+    ) -> None:
+        """Send ``count`` numbered messages, waiting for room; return when all are taken.
+
+        Raises HarnessError when there was no room for ``patience_ms``.
+        """
+        self.command(f"flood {destination} {count} {size} {tag} {patience_ms}", timeout=60)
+
+    def flooded(self, tag: int) -> Got:
+        """Return what came of a flood to it."""
+        said = self.command(f"tally {tag}")
+        return Got(*(said.number(key) for key in ("count", "missing", "back", "torn")))
 
     def received(self) -> tuple[Message, ...]:
         """Return the messages that it has taken since its last start, oldest first."""

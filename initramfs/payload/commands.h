@@ -29,6 +29,9 @@ const char *do_forge(struct arguments *with);
 const char *do_recv(struct arguments *with);
 const char *do_hold(struct arguments *with);
 const char *do_echo(struct arguments *with);
+const char *do_flood(struct arguments *with);
+const char *do_tally(struct arguments *with);
+const char *do_tamper(struct arguments *with);
 const char *do_ipi(struct arguments *with);
 
 #pragma GCC visibility pop

@@ -12,6 +12,10 @@
 #define RING_MESSAGES	16
 
 #define ECHO_SUBTYPE	0x80000000	/* as mkmsg: what has it is not answered */
+#define FLOOD		0x4002		/* as mkmsg: counted and not printed */
+#define PING		0x4003		/* as mkmsg: answered and not printed */
+#define NR_TAGS		16
+#define FLOOD_HEADER	8
 
 enum { NONE, STARTED, ALIVE, STOPPED, CRASHED };
 
@@ -46,6 +50,7 @@ bool echo = true;	/* answer every message with itself */
 static struct shared *shared;
 static u32 self;
 static u32 tails[NR_SLOTS];
+static struct tally tallies[NR_TAGS];
 
 void messages_init(void)
 {
@@ -113,11 +118,107 @@ const char *send(int as_slot, u32 kernel, u32 type, u32 subtype, const void *dat
 	return NULL;
 }
 
+static u8 filling(u32 tag, u32 number, u32 at)
+{
+	return tag * 31 + number + at;
+}
+
+/* A message of a flood, as mkmsg_flood.c counts it */
+static void count_flood(const struct message *message)
+{
+	const u32 *header = (const void *)message->payload;
+	struct tally *tally = &tallies[header[0] % NR_TAGS];
+	bool whole = header[0] < NR_TAGS && message->len >= FLOOD_HEADER && message->len <= MESSAGE_MAX;
+	u32 at;
+
+	for (at = FLOOD_HEADER; whole && at < message->len; at++)
+		whole = message->payload[at] == filling(header[0], header[1], at);
+	tally->count++;
+	if (!whole) {
+		tally->torn++;
+	} else if (header[1] < tally->next) {
+		tally->back++;
+	} else {
+		tally->missing += header[1] - tally->next;
+		tally->next = header[1] + 1;
+	}
+}
+
+const struct tally *tally_of(u32 tag)
+{
+	return &tallies[tag % NR_TAGS];
+}
+
+/* Send numbered messages as fast as they are taken, what comes meanwhile is taken too. */
+const char *flood(u32 kernel, u32 count, u32 size, u32 tag, u32 patience)
+{
+	u8 data[MESSAGE_MAX] __attribute__((aligned(8)));
+	u32 *header = (u32 *)data, number, at, waited;
+	const char *wrong;
+
+	for (number = 0; number < count; number++) {
+		header[0] = tag;
+		header[1] = number;
+		for (at = FLOOD_HEADER; at < size; at++)
+			data[at] = filling(tag, number, at);
+		for (waited = 0;; waited++) {
+			wrong = send(-1, kernel, FLOOD, 0, data, size);
+			if (!wrong)
+				break;
+			if (waited == patience)
+				return wrong;
+			if (!hold)
+				receive();
+			rest();
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Send messages, each of them with a length that changes all the time until it is
+ * taken out: size, too long, size...; returns how many were taken out.
+ */
+u32 tamper(u32 kernel, u32 type, u32 count, u32 size)
+{
+	static const u8 data[MESSAGE_MAX];
+	struct message *message;
+	struct ring *ring;
+	u32 head, flips, taken = 0;
+	int slot;
+
+	while (shared && count--) {
+		slot = find_slot(kernel);
+		if (slot < 0)
+			break;
+		ring = &shared->ring[slot][self];
+		head = READ_ONCE(ring->head);
+		message = &ring->message[head % RING_MESSAGES];
+		if (send(-1, kernel, type, 0, data, size))
+			break;
+		for (flips = 0; load_acquire(&ring->tail) != head + 1 && flips < TAMPER_FLIPS; flips++) {
+			WRITE_ONCE(message->len, flips % 2 ? size : 0xffffffff);
+			WRITE_ONCE(message->len, flips % 4 ? size : MESSAGE_MAX + 1);
+		}
+		taken += load_acquire(&ring->tail) == head + 1;
+	}
+	return taken;
+}
+
 static void take(u32 sender, const struct message *message)
 {
 	u32 size = message->len > MESSAGE_MAX ? MESSAGE_MAX : message->len;
 	const char *wrong;
 
+	if (message->type == FLOOD) {
+		count_flood(message);
+		return;
+	}
+	if (message->type == PING) {
+		if (!(message->subtype & ECHO_SUBTYPE))
+			send(-1, sender, PING, message->subtype | ECHO_SUBTYPE, message->payload, size);
+		return;
+	}
 	say("message");
 	field("from", sender);
 	field("type", message->type);

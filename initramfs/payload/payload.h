@@ -90,10 +90,19 @@ __attribute__((noreturn)) void triple_fault(void);
 /* messages.c */
 #define MESSAGE_MAX		232
 
+#define TAMPER_FLIPS		10000000
+
+struct tally {
+	u32 count, missing, back, torn, next;
+};
+
 extern bool hold, echo;
 void messages_init(void);
 u32 receive(void);
 const char *send(int as_slot, u32 kernel, u32 type, u32 subtype, const void *data, u32 size);
+const char *flood(u32 kernel, u32 count, u32 size, u32 tag, u32 patience);
+const struct tally *tally_of(u32 tag);
+u32 tamper(u32 kernel, u32 type, u32 count, u32 size);
 bool halt_asked(void);
 __attribute__((noreturn)) void park(bool crashed);
 

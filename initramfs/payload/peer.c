@@ -73,3 +73,33 @@ const char *do_ipi(struct arguments *with)
 		send_ipi(with->value[0], with->value[1]);
 	return NULL;
 }
+
+const char *do_flood(struct arguments *with)
+{
+	if (with->value[2] < 8 || with->value[2] > MESSAGE_MAX)
+		return "a message of a flood has 8 to 232 bytes";
+	return flood(with->value[0], with->value[1], with->value[2], with->value[3], with->value[4]);
+}
+
+const char *do_tally(struct arguments *with)
+{
+	const struct tally *tally = tally_of(with->value[0]);
+
+	put("ok tally");
+	field("count", tally->count);
+	field("missing", tally->missing);
+	field("back", tally->back);
+	field("torn", tally->torn);
+	end_line();
+	return "";
+}
+
+const char *do_tamper(struct arguments *with)
+{
+	u32 taken = tamper(with->value[0], with->value[1], with->value[2], with->value[3]);
+
+	put("ok tamper");
+	field("taken", taken);
+	end_line();
+	return "";
+}

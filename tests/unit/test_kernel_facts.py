@@ -9,7 +9,7 @@ from harness.errors import HarnessError
 from harness.model import Region
 from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.kernel import parse_apic_ids, parse_heartbeat, parse_iomem, usable_ram
-from harness.multikernel.messaging import parse_received
+from harness.multikernel.messaging import Hook, parse_hooks, parse_received
 from harness.oracle.processors import processor_of
 from harness.vm.registers import Registers
 
@@ -95,6 +95,12 @@ def test_received_messages_are_exact():
 def test_a_torn_message_line_is_an_error():
     with pytest.raises(HarnessError, match="contradicts itself"):
         parse_received("0 1 0x4000 0 4 0aff00\n")
+
+
+def test_hooks_are_told_by_type_and_function():
+    found = parse_hooks("0x5000 1 1 7 0 0 1 0xffffffff 232\n0x4000 0 0 0 0 0 0 0 0\n")
+    assert found[0x5000, 1] == Hook(True, 7, 0, 0, 1, 0xFFFFFFFF, 232)
+    assert not found[0x4000, 0].on
 
 
 def test_the_blob_says_what_is_granted():

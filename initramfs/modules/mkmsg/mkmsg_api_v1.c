@@ -80,6 +80,40 @@ static void show(struct seq_file *seq)
 		seq_printf(seq, "cpu%d_apicid=%d\n", cpu, (int)cpu_physical_id(cpu));
 }
 
+/* One of each at a time: they have no types, so a second one would be as the first. */
+static struct mk_ipi_handler *hooks[MKMSG_NR_HOOKS];
+static void *contexts[MKMSG_NR_HOOKS];
+
+static void hooked(struct mk_ipi_data *data, void *ctx)
+{
+	u32 hook = (void **)ctx - contexts;
+
+	mkmsg_hooked(contexts[hook], hook, READ_ONCE(data->type), 0, READ_ONCE(data->data_size));
+}
+
+static int hook(u32 type, u32 hook, void *ctx)
+{
+	struct mk_ipi_handler *made;
+
+	if (hook >= MKMSG_NR_HOOKS)
+		return multikernel_register_handler(NULL, ctx) ? 0 : -EINVAL;
+	if (hooks[hook])
+		return -EOPNOTSUPP;
+	contexts[hook] = ctx;
+	made = multikernel_register_handler(hooked, &contexts[hook]);
+	hooks[hook] = made;
+	return made ? 0 : -ENOMEM;
+}
+
+static int unhook(u32 type, u32 hook)
+{
+	if (!hooks[hook])
+		return -ENOENT;
+	multikernel_unregister_handler(hooks[hook]);
+	hooks[hook] = NULL;
+	return 0;
+}
+
 const struct mkmsg_api mkmsg_api = {
 	.name = "v1",
 	.start = start,
@@ -87,6 +121,8 @@ const struct mkmsg_api mkmsg_api = {
 	.send = send,
 	.make_echo = make_echo,
 	.answer_to = answer_to,
+	.hook = hook,
+	.unhook = unhook,
 	.self = self,
 	.show = show,
 };

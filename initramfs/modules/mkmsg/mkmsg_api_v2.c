@@ -8,9 +8,6 @@
 
 #include "mkmsg.h"
 
-#define FIRST_TYPE	0x4000
-#define NR_TYPES	4
-
 #define UNKNOWN		-1
 
 static void receive(u32 type, u32 subtype, void *payload, u32 len, void *ctx)
@@ -21,7 +18,7 @@ static void receive(u32 type, u32 subtype, void *payload, u32 len, void *ctx)
 static void unregister(u32 count)
 {
 	while (count--)
-		mk_unregister_msg_handler(FIRST_TYPE + count, receive);
+		mk_unregister_msg_handler(MKMSG_FIRST_TYPE + count, receive);
 }
 
 static int start(void)
@@ -29,8 +26,8 @@ static int start(void)
 	u32 i;
 	int err;
 
-	for (i = 0; i < NR_TYPES; i++) {
-		err = mk_register_msg_handler(FIRST_TYPE + i, receive, NULL);
+	for (i = 0; i < MKMSG_NR_TYPES; i++) {
+		err = mk_register_msg_handler(MKMSG_FIRST_TYPE + i, receive, NULL);
 		if (err) {
 			unregister(i);
 			return err;
@@ -41,7 +38,7 @@ static int start(void)
 
 static void stop(void)
 {
-	unregister(NR_TYPES);
+	unregister(MKMSG_NR_TYPES);
 }
 
 static int send(int dest, u32 type, u32 subtype, const void *payload, u32 len)
@@ -64,6 +61,30 @@ static int self(void)
 	return UNKNOWN;
 }
 
+static void hook0(u32 type, u32 subtype, void *payload, u32 len,
+		   void *ctx)
+{
+	mkmsg_hooked(ctx, 0, type, subtype, len);
+}
+
+static void hook1(u32 type, u32 subtype, void *payload, u32 len,
+		   void *ctx)
+{
+	mkmsg_hooked(ctx, 1, type, subtype, len);
+}
+
+static const mk_msg_handler_t hooks[MKMSG_NR_HOOKS] = { hook0, hook1 };
+
+static int hook(u32 type, u32 hook, void *ctx)
+{
+	return mk_register_msg_handler(type, hook < MKMSG_NR_HOOKS ? hooks[hook] : NULL, ctx);
+}
+
+static int unhook(u32 type, u32 hook)
+{
+	return mk_unregister_msg_handler(type, hooks[hook]);
+}
+
 const struct mkmsg_api mkmsg_api = {
 	.name = "v2",
 	.start = start,
@@ -71,5 +92,7 @@ const struct mkmsg_api mkmsg_api = {
 	.send = send,
 	.make_echo = make_echo,
 	.answer_to = answer_to,
+	.hook = hook,
+	.unhook = unhook,
 	.self = self,
 };

@@ -9,6 +9,10 @@
  *				"-" where there is no payload; write "clear\n"
  *	/proc/mkmsg/echo	1: answer each message to its sender
  *	/proc/mkmsg/stats	counters
+ *	/proc/mkmsg/flood	many messages at the kernel's speed, and what came of
+ *				them: mkmsg_flood.c
+ *	/proc/mkmsg/latency	times of messages and calls: mkmsg_latency.c
+ *	/proc/mkmsg/hooks	further handlers: mkmsg_hooks.c
  *
  * The last NR_KEPT messages are kept; SEQ counts all.
  */
@@ -65,6 +69,11 @@ void mkmsg_receive(u32 type, u32 subtype, int sender, const void *payload, u32 l
 	struct message *message;
 	unsigned long flags;
 	bool echo;
+
+	if (type == MKMSG_FLOOD)
+		return mkmsg_flood_receive(payload, len);
+	if ((type & 0xffff) == MKMSG_PING)
+		return mkmsg_ping_receive(type, subtype, sender, payload, len);
 
 	spin_lock_irqsave(&lock, flags);
 	message = &ring[next_seq % NR_KEPT];
@@ -131,8 +140,7 @@ static void echo_work(struct work_struct *work)
 	kfree(copy);
 }
 
-/* A short command of user space, without its newline. */
-static int copy_command(char *command, size_t room, const char __user *buf, size_t count)
+int mkmsg_command(char *command, size_t room, const char __user *buf, size_t count)
 {
 	if (count >= room)
 		return -EINVAL;
@@ -275,7 +283,7 @@ static int received_open(struct inode *inode, struct file *file)
 static ssize_t received_write(struct file *file, const char __user *buf, size_t count, loff_t *pos)
 {
 	char command[16];
-	int err = copy_command(command, sizeof(command), buf, count);
+	int err = mkmsg_command(command, sizeof(command), buf, count);
 
 	if (err)
 		return err;
@@ -313,7 +321,7 @@ static ssize_t echo_write(struct file *file, const char __user *buf, size_t coun
 {
 	char command[16];
 	bool on;
-	int err = copy_command(command, sizeof(command), buf, count);
+	int err = mkmsg_command(command, sizeof(command), buf, count);
 
 	if (!err)
 		err = kstrtobool(command, &on);
@@ -368,6 +376,9 @@ static int __init mkmsg_init(void)
 	    !proc_create("send", 0200, directory, &send_ops) ||
 	    !proc_create("received", 0600, directory, &received_ops) ||
 	    !proc_create("echo", 0600, directory, &echo_ops) ||
+	    !proc_create("flood", 0600, directory, &mkmsg_flood_ops) ||
+	    !proc_create("latency", 0600, directory, &mkmsg_latency_ops) ||
+	    !proc_create("hooks", 0600, directory, &mkmsg_hooks_ops) ||
 	    !proc_create_single("stats", 0400, directory, stats_show))
 		goto out;
 	err = mkmsg_api.start();
@@ -383,6 +394,7 @@ static void __exit mkmsg_exit(void)
 {
 	/* No writer first, then no message, then no echo. */
 	proc_remove(directory);
+	mkmsg_unhook_all();
 	mkmsg_api.stop();
 	WRITE_ONCE(echo_on, false);
 	cancel_work_sync(&echo_worker);
