@@ -45,11 +45,11 @@ def require_sum(
     # A host without PCI does not list what the firmware keeps.
     kept = re.findall(r"BIOS-e820: \[mem (\w+)-(\w+)\].*reserved", host.run("dmesg"))
     listed += [Region.from_bounds(int(first, 16), int(last, 16)) for first, last in kept]
-    missing = without(machine, [*listed, LEGACY])
-    assert not missing, f"neither the host's /proc/iomem nor the firmware tells of {told(missing)}"
     used = [region for regions in rams.values() for region in regions]
-    rest = without(common(machine, listed), used)
-    assert size(used) + size(rest) == size(common(machine, listed))
+    missing = without(machine, [*listed, *used, LEGACY])
+    assert not missing, f"neither the host's /proc/iomem nor the firmware tells of {told(missing)}"
+    rest = without(machine, used)
+    assert size(used) + size(rest) == size(machine)
     parts = ", ".join(f"{name} {size(regions) >> 20} MiB" for name, regions in rams.items())
     seen(f"{parts}, the rest {size(rest) >> 10} KiB, of {size(machine) >> 20} MiB in {told(machine)}")
 
@@ -87,7 +87,8 @@ def test_three_add_up(machine: Lab, seen: Seen) -> None:
     assert {name: size(ram) for name, ram in rams.items()} == {
         granted.name: granted.memory for granted in machine.topology.spawned
     }
-    require_sum(seen, regions, machine.host, {"host": machine.host.system_ram(), **rams})
+    free = without([pool], itertools.chain(*rams.values()))
+    require_sum(seen, regions, machine.host, {"host": machine.host.system_ram(), **rams, "free pool": free})
 
 
 @claim(
