@@ -18,7 +18,8 @@ from harness.errors import HarnessError
 from harness.forks import Forks
 from harness.lab import Lab
 from harness.model import Region
-from harness.multikernel.kernel import Kernel
+from harness.multikernel import calls, segments
+from harness.multikernel.kernel import Kernel, parse_apic_ids
 from harness.multikernel.layout import HOST
 from harness.multikernel.payload import Payload, spawn_payload
 from harness.progress import Progress
@@ -135,6 +136,10 @@ def staged(forks: Forks, direction: Direction, progress: Progress) -> Iterator[S
         elif direction == "host -> spawned":
             yield Scene(lab, HostAttacker(lab.host), _payload(lab, payload))
         else:
+            if lab.dialect.numbers is None:
+                # Where images have no ids (v1) it is always the first listed that starts; one that
+                # runs already need not be listed.
+                calls.call(lab.host, segments.UNLOAD).require()
             yield Scene(lab, PayloadAttacker(payload), _payload(lab, spawn_payload(lab, others[0])))
 
 
@@ -143,7 +148,9 @@ def _host(lab: Lab) -> Victim:
     code = next(one.region for one in iomem if one.name == "Kernel code")
     cpu = max(host.apic_ids())
     rows = {RESCHEDULE: "RES", NMI_VECTOR: "NMI"}
-    logical = next(number for number, apic in _cpus(host) if apic == cpu)
+    logical = next(
+        number for number, apic in parse_apic_ids(host.read("/proc/cpuinfo")).items() if apic == cpu
+    )
 
     def interrupts(vector: int) -> int:
         header, *lines = host.read("/proc/interrupts").splitlines()
@@ -180,12 +187,6 @@ def _payload(lab: Lab, payload: Payload) -> Victim:
         interrupts=interrupts,
         beats=payload.beats,
     )
-
-
-def _cpus(host: Kernel) -> list[tuple[int, int]]:
-    from harness.multikernel.kernel import parse_apic_ids
-
-    return list(parse_apic_ids(host.read("/proc/cpuinfo")).items())
 
 
 def _port(lab: Lab, line: str) -> int:

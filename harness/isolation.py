@@ -31,6 +31,7 @@ from harness.multikernel.kernel import Kernel
 from harness.multikernel.layout import HOST
 from harness.partition import Partition, trespasses
 from harness.progress import Progress
+from harness.vm.command import CommandFailed
 from harness.vm.console import printed
 from harness.vm.state import Cause
 
@@ -116,21 +117,28 @@ def _try(
             scene = stack.enter_context(staged(forks, direction, quiet))
         except HarnessError as error:
             # It takes long to find out, and is the same every time.
-            unstaged[direction] = error.what.splitlines()[0]
+            unstaged[direction] = _reason(error)
             return unstaged[direction]
         for console in scene.lab.machine.consoles.values():
             stack.enter_context(console.expected(".", required=False))
         try:
             outcome = row.experiment(scene)
         except HarnessError as error:
-            return error.what.splitlines()[0]
+            return _reason(error)
         return Outcome(outcome.through, f"{scene.attacker.name}: {outcome.evidence}")
+
+
+def _reason(error: HarnessError) -> str:
+    """Say in a line why something was not tried; of a command that failed, what it said last."""
+    if isinstance(error, CommandFailed):
+        return error.details.rpartition("\n")[2].removeprefix("stderr: ")
+    return error.what.splitlines()[0]
 
 
 def _cell(row: Row, tried: Outcome | str, conduct: Conduct) -> Cell:
     did = [words for kind, words in conduct.did.items() if kind.startswith(row.traced)] if row.traced else []
     evidence = [tried if isinstance(tried, str) else tried.evidence, *did]
-    if row.memory and conduct.mapping:
+    if row.memory and conduct.mapping and not isinstance(tried, str):
         evidence.append(conduct.mapping)
     through = None if isinstance(tried, str) else tried.through
     mapped = conduct.mapped if row.memory else None
@@ -164,7 +172,7 @@ def _spawned(forks: Forks, quiet: Progress) -> Conduct:
             lab.dialect.start(lab.host, instance)
             up = printed(f"mkh: user space is up on {granted.name}")
             lab.machine.console(granted.name).expect(up, timeout=BOOT_LIMIT)
-        _note(conduct, border, granted.name, "its boot")
+        _note(conduct, border, granted.name, "the boot of a spawned Linux")
     for how in ENDS:
         with forks.lab("spawned", quiet) as lab:
             _end(conduct, lab, lab.pair().spawned, how)
@@ -209,7 +217,7 @@ def _note(conduct: Conduct, border: Border, kernel: str, when: str) -> None:
     """Add what ``kernel`` did beyond its border and was not agreed; what was lent counts as well."""
     for touch in border.touches:
         if touch.kernel == kernel != touch.owner:
-            conduct.did.setdefault(touch.device, f"{when} wrote to it")
+            conduct.did.setdefault(touch.device, f"{when} wrote to the {touch.device}")
     for crossing in border.crossings:
         if crossing.source == kernel and not any(one.covers(crossing) for one in border.agreed):
             kind = "broadcast" if crossing.broadcast else crossing.delivery

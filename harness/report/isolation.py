@@ -33,10 +33,17 @@ def table(report: Report) -> Table:
 
 
 def evidence(report: Report) -> Iterator[str]:
-    """Return a line for each cell that says what it follows from."""
+    """Return a line for each cell that says what it follows from; of those not tried, one for each reason."""
+    untried: dict[tuple[str, str], list[str]] = {}
     for row in report.rows:
         for direction, cell in row.cells.items():
-            yield f"{row.what}, {direction}: {cell.word}. {'; '.join(cell.evidence)}"
+            told = "; ".join(cell.evidence)
+            if cell.word == UNTRIED:
+                untried.setdefault((direction, told), []).append(row.what)
+            else:
+                yield f"{row.what}, {direction}: {cell.word}. {told}"
+    for (direction, told), rows in untried.items():
+        yield f"{direction}, {UNTRIED}: {', '.join(rows)}. {told}"
 
 
 def markdown(report: Report) -> str:

@@ -33,14 +33,20 @@ def test_every_row_is_somebodys() -> None:
 
 
 def test_as_text() -> None:
-    cell = Cell("by convention", ("alpha: counted it", "its boot wrote to it"))
-    report = Report("mine", "0123", (Property("NMI", {"a -> b": cell}), Property("PIT", {"b -> a": cell})))
+    cell, untried = Cell("by convention", ("alpha: counted it", "it did")), Cell("not tried", ("no module",))
+    rows = (
+        Property("NMI", {"a -> b": cell}),
+        Property("PIT", {"b -> a": untried}),
+        Property("RTC", {"b -> a": untried}),
+    )
+    report = Report("mine", "0123", rows)
     assert markdown(report).splitlines() == [
         "|  | a -> b | b -> a |",
         "|---|---|---|",
         "| NMI | by convention | - |",
-        "| PIT | - | by convention |",
+        "| PIT | - | not tried |",
+        "| RTC | - | not tried |",
         "",
-        "- NMI, a -> b: by convention. alpha: counted it; its boot wrote to it",
-        "- PIT, b -> a: by convention. alpha: counted it; its boot wrote to it",
+        "- NMI, a -> b: by convention. alpha: counted it; it did",
+        "- b -> a, not tried: PIT, RTC. no module",
     ]
