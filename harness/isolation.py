@@ -93,7 +93,7 @@ def run(forks: Forks, progress: Progress) -> Report:
         "spawned -> spawned": Conduct(mapped=spawned.mapped, mapping=spawned.mapping),
         "host -> spawned": host,
     }
-    unstaged: dict[Direction, str] = {}
+    unstaged: dict[Direction, Unstaged] = {}
     rows = []
     with progress.step("one experiment for each cell") as step:
         for row in ROWS:
@@ -101,24 +101,34 @@ def run(forks: Forks, progress: Progress) -> Report:
             for direction in row.directions:
                 step.update(f"{row.what}, {direction}")
                 machines = crowd if direction == "spawned -> spawned" else forks
-                tried = unstaged.get(direction) or _try(machines, row, direction, unstaged, quiet)
+                tried = unstaged.get(direction) or _twice(machines, row, direction, quiet)
+                if isinstance(tried, Unstaged):
+                    unstaged[direction] = tried
                 cells[direction] = _cell(row, tried, conduct[direction])
             rows.append(Property(row.what, cells))
         step.done(f"{sum(len(row.cells) for row in rows)} cells")
     return Report(forks.build.definition.name, forks.build.digest, tuple(rows))
 
 
-def _try(
-    forks: Forks, row: Row, direction: Direction, unstaged: dict[Direction, str], quiet: Progress
-) -> Outcome | str:
+class Unstaged(str):
+    """Why attacker and victim could not even be started."""
+
+    __slots__ = ()
+
+
+def _twice(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | str:
+    """Try an experiment; once more where the kernels did not start, since once may be bad luck."""
+    tried = _try(forks, row, direction, quiet)
+    return _try(forks, row, direction, quiet) if isinstance(tried, Unstaged) else tried
+
+
+def _try(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | str:
     """Return what became of an experiment, or why it was not tried."""
     with ExitStack() as stack:
         try:
             scene = stack.enter_context(staged(forks, direction, quiet))
         except HarnessError as error:
-            # It takes long to find out, and is the same every time.
-            unstaged[direction] = _reason(error)
-            return unstaged[direction]
+            return Unstaged(_reason(error))
         for console in scene.lab.machine.consoles.values():
             stack.enter_context(console.expected(".", required=False))
         try:

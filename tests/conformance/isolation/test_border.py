@@ -185,6 +185,26 @@ def test_host_load(pair: Pair, seen: Seen) -> None:
 
 
 @claim(
+    "a host that panics stops no CPU but its own, and a spawned kernel runs on",
+    source="RFC v1 0/7: fault isolation between kernels",
+)
+@pytest.mark.trespass("there is no host any more to ask what is whose")
+def test_host_panic(pair: Pair, seen: Seen) -> None:
+    console = pair.host.console
+    with (
+        watch(pair.lab, pair.instance) as border,
+        console.expected("panic|sysrq|crash|NULL|BUG|Oops", required=False),
+    ):
+        console.send(f"{ENDS['panic']}\n")
+        limit = time.monotonic() + END_LIMIT * pair.lab.accel.factor
+        while b"end Kernel panic" not in console.transcript and time.monotonic() < limit:
+            time.sleep(0.1)
+    assert b"end Kernel panic" in console.transcript, "it did not panic"
+    require_apart(border, seen)
+    assert pair.spawned.run("echo alive") == "alive"
+
+
+@claim(
     "a kernel that is stopped by force loses its own CPUs and nobody else's",
     source="multikernel tree: LINUX_REBOOT_CMD_MULTIKERNEL_HALT_FORCE",
 )
