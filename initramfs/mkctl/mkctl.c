@@ -27,6 +27,7 @@ static const struct command {
 	{ "calls", cmd_calls, "SECONDS" },
 	{ "race", cmd_race, "SEED MS" },
 	{ "shoot", cmd_shoot, "COUNT" },
+	{ "pipe", cmd_pipe, "round|one-way SIZE COUNT CPU CPU" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },
 	{ "heartbeat-read", cmd_heartbeat_read, "FILE" },
 	{ "heartbeat-reset", cmd_heartbeat_reset, "FILE" },

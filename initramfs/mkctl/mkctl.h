@@ -38,6 +38,7 @@ int cmd_serial_port(int argc, char **argv);
 int cmd_calls(int argc, char **argv);
 int cmd_race(int argc, char **argv);
 int cmd_shoot(int argc, char **argv);
+int cmd_pipe(int argc, char **argv);
 int cmd_heartbeat(int argc, char **argv);
 int cmd_heartbeat_read(int argc, char **argv);
 int cmd_heartbeat_reset(int argc, char **argv);
