@@ -40,6 +40,14 @@ class NotTried(HarnessError):
     """An experiment that says nothing about this kernel, and why."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an attack."""
+
+    through: bool
+    evidence: str
+
+
 class Attacker(Protocol):
     """A kernel that does what it is told."""
 

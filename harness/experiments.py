@@ -1,28 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What one kernel could do to another, each thing really done once, and seen from outside.
-
-An experiment returns what happened: whether the attack went through, and the evidence in a line.
-"""
+"""What one kernel could do to another's memory and CPUs: each thing is done once, and seen from outside."""
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from harness.attack import NMI_VECTOR, RESCHEDULE, Direction, NotTried, PayloadAttacker, Scene
+from harness.attack import NMI_VECTOR, RESCHEDULE, NotTried, Outcome, PayloadAttacker, Scene
 from harness.oracle.processors import processors
 from harness.vm.lapic import apic_ids
 from harness.vm.ram import ram_of
 from harness.vm.registers import registers_of
 
-IO_APIC, CONSOLE_PIN = 0xFEC0_0000, 4
-PIT_MODES = (0x34, 0x36)
-"""Control words: counter 0, both bytes, mode 2 or 3. Source: Intel 82371AB datasheet, 8254 timer."""
-PM_INTERRUPT_LINE = 0x8000_0B3C
-"""PCI configuration address: bus 0, device 1, function 3 (PIIX4's power management), register 0x3c."""
 EFER, SVME = 0xC000_0080, 1 << 12
 """An MSR that `info registers` shows, and a bit of it that no guest here uses."""
 FLOOD = 300_000
@@ -31,18 +20,6 @@ MANY = 1000
 """Interrupts that nobody asked for, after which nothing seems to hold them back."""
 PEER, STOPPED = 16, 3
 """Size of an entry in the reference series' message area, and a state. Source: kernels/reference/0010."""
-WORD = b"[forged]"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an attack."""
-
-    through: bool
-    evidence: str
-
-
-Experiment = Callable[[Scene], Outcome]
 
 
 def read_ram(scene: Scene) -> Outcome:
@@ -118,91 +95,6 @@ def init(scene: Scene) -> Outcome:
     return Outcome(dead, f"vCPU {vcpu} {'is in real mode, waiting for a SIPI' if dead else 'runs on'}")
 
 
-def io_apic(scene: Scene) -> Outcome:
-    """Mask the interrupt of the host's console."""
-    before = _controllers(scene, rf"pin {CONSOLE_PIN} +(.*)")
-    scene.attacker.do(f"poke {IO_APIC:#x} {0x10 + 2 * CONSOLE_PIN:#x} 4")
-    scene.attacker.do(f"poke {IO_APIC + 0x10:#x} 0x10000 4")
-    after = _controllers(scene, rf"pin {CONSOLE_PIN} +(.*)")
-    return Outcome(before != after, f"pin {CONSOLE_PIN} was {before}, is {after}")
-
-
-def pic(scene: Scene) -> Outcome:
-    """Change the mask of the legacy interrupt controller."""
-    before = int(_controllers(scene, r"pic0: .*imr=(\w+)"), 16)
-    scene.attacker.do(f"out 0x21 {before ^ 0xFF:#x}")
-    after = int(_controllers(scene, r"pic0: .*imr=(\w+)"), 16)
-    return Outcome(before != after, f"the mask was {before:#04x}, is {after:#04x}")
-
-
-def pit(scene: Scene) -> Outcome:
-    """Program the timer; its mode is read back by the same ports, which are one for all CPUs."""
-    before = _pit_mode(scene)
-    wanted = next(mode for mode in PIT_MODES if mode & 0xE != before)
-    for port, value in ((0x43, wanted), (0x40, 0xFF), (0x40, 0xFF)):
-        scene.attacker.do(f"out {port:#x} {value:#x}")
-    after = _pit_mode(scene)
-    return Outcome(after != before, f"counter 0 was in mode {before >> 1}, is in mode {after >> 1}")
-
-
-def _pit_mode(scene: Scene) -> int:
-    scene.attacker.do("out 0x43 0xe2")
-    return scene.attacker.do("in 0x40") & 0xE
-
-
-def pci(scene: Scene) -> Outcome:
-    """Change the interrupt line that a device's configuration names."""
-
-    def line() -> int:
-        devices = [one for bus in scene.lab.machine.qmp.execute("query-pci") for one in bus["devices"]]
-        return next(int(one["irq"]) for one in devices if (one["slot"], one["function"]) == (1, 3))
-
-    before = line()
-    scene.attacker.do(f"out 0xcf8 {PM_INTERRUPT_LINE:#x} 4")
-    scene.attacker.do(f"out 0xcfc {before ^ 1:#x}")
-    return Outcome(line() != before, f"PCI 00:01.3 had interrupt line {before}, has {line()}")
-
-
-def serial(scene: Scene) -> Outcome:
-    """Print on the victim's console."""
-    console, port = scene.victim.console, scene.victim.port
-    mark = console.mark
-    for byte in WORD:
-        scene.attacker.do(f"out {port:#x} {byte:#x}")
-    printed = scene.becomes(lambda: WORD in console.transcript[mark:])
-    return Outcome(printed, f"{WORD.decode()} {'stands' if printed else 'does not stand'} on its console")
-
-
-def _ends(scene: Scene, *commands: str) -> Outcome:
-    for command in commands:
-        scene.attacker.begin(command)
-        time.sleep(0.3)
-    machine = scene.lab.machine
-    ended = scene.becomes(lambda: machine.ended() is not None)
-    machine.end_awaited = ended
-    return Outcome(ended, f"the machine {f'ended: {machine.ended()}' if ended else 'runs on'}")
-
-
-def reset_control(scene: Scene) -> Outcome:
-    """Reset the machine by port 0xcf9."""
-    return _ends(scene, "out 0xcf9 2", "out 0xcf9 6")
-
-
-def keyboard_reset(scene: Scene) -> Outcome:
-    """Reset the machine by port 0x64."""
-    return _ends(scene, "out 0x64 0xfe")
-
-
-def power_off(scene: Scene) -> Outcome:
-    """Switch the machine off by ACPI's control register, where QEMU's firmware puts it."""
-    return _ends(scene, "out 0x604 0x2000 2")
-
-
-def triple_fault(scene: Scene) -> Outcome:
-    """Fault three times, which is a CPU's own affair, and resets a PC."""
-    return _ends(scene, "fault")
-
-
 def msr(scene: Scene) -> Outcome:
     """Write an MSR; see whose CPU's it was."""
     qmp, victim = scene.lab.machine.qmp, _vcpu(scene)
@@ -216,8 +108,12 @@ def msr(scene: Scene) -> Outcome:
 
 
 def wbinvd(scene: Scene) -> Outcome:
-    """Write back all caches: a thing of time alone."""
-    raise NotTried(f"the {scene.lab.accel.name} accelerator has no caches, so nothing could be seen of it")
+    """Write back all caches again and again; see what is left of the victim's time."""
+    quiet, busy = _beats_during(scene, f"wbinvd {FLOOD}")
+    told = f"{busy} beats in {FLOOD_SECONDS:g} s, {quiet} without"
+    if scene.lab.accel.name == "tcg":
+        raise NotTried(f"TCG has no caches to write back, so that {told} says nothing")
+    return Outcome(busy < quiet // 2, told)
 
 
 def stop_by_host(scene: Scene) -> Outcome:
@@ -258,16 +154,8 @@ def _answers(scene: Scene) -> bool:
 def flood(scene: Scene) -> Outcome:
     """Interrupt a CPU of the victim's without end; see what is left of its own time."""
     victim = scene.victim
-
-    def beats() -> int:
-        before = victim.beats()
-        time.sleep(FLOOD_SECONDS)
-        return victim.beats() - before
-
-    quiet, before = beats(), victim.interrupts(RESCHEDULE)
-    scene.attacker.begin(f"ipi {victim.apic_id} {RESCHEDULE:#x} {FLOOD}")
-    time.sleep(0.4)
-    busy = beats()
+    before = victim.interrupts(RESCHEDULE)
+    quiet, busy = _beats_during(scene, f"ipi {victim.apic_id} {RESCHEDULE:#x} {FLOOD}")
     flooded = scene.becomes(lambda: victim.interrupts(RESCHEDULE) - before > MANY)
     came = victim.interrupts(RESCHEDULE) - before
     return Outcome(
@@ -275,61 +163,19 @@ def flood(scene: Scene) -> Outcome:
     )
 
 
+def _beats_during(scene: Scene, command: str) -> tuple[int, int]:
+    """Return the victim's beats in FLOOD_SECONDS, before the attacker runs ``command`` and while it does."""
+
+    def beats() -> int:
+        before = scene.victim.beats()
+        time.sleep(FLOOD_SECONDS)
+        return scene.victim.beats() - before
+
+    quiet = beats()
+    scene.attacker.begin(command)
+    time.sleep(0.4)
+    return quiet, beats()
+
+
 def _vcpu(scene: Scene) -> int:
     return apic_ids(scene.lab.machine).index(scene.victim.apic_id)
-
-
-def _controllers(scene: Scene, pattern: str) -> str:
-    told = str(scene.lab.machine.qmp.execute("human-monitor-command", command_line="info pic"))
-    match = re.search(pattern, told)
-    if match is None:
-        raise NotTried("QEMU does not show the interrupt controllers")
-    return " ".join(match[1].split())
-
-
-ALL: tuple[Direction, ...] = ("spawned -> host", "spawned -> spawned", "host -> spawned")
-TO_HOST: tuple[Direction, ...] = ("spawned -> host",)
-RESET = "machine reset"
-MACHINE: tuple[Direction, ...] = ("spawned -> host", "host -> spawned")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A thing that could be touched. ``directions`` are those in which it is somebody else's.
-
-    ``memory``: page tables can keep a kernel off it. ``traced`` is what its use looks like in what
-    harness.border sees of a Linux that goes about its business: a device, or ``fixed``, ``nmi``, ``init``
-    and ``broadcast`` for interrupts, RESET.
-    """
-
-    what: str
-    experiment: Experiment
-    directions: tuple[Direction, ...] = ALL
-    memory: bool = False
-    traced: tuple[str, ...] = ()
-
-
-ROWS = (
-    Row("foreign RAM, read", read_ram, memory=True),
-    Row("foreign RAM, written", write_ram, memory=True),
-    Row("foreign kernel's code", write_text, memory=True),
-    Row("foreign page tables", write_page_table, memory=True),
-    Row("others' part of the message area", write_messages),
-    Row("IPI of any vector", ipi, traced=("fixed",)),
-    Row("NMI", nmi, traced=("nmi",)),
-    Row("INIT (ends a CPU)", init, traced=("init",)),
-    Row("broadcast IPI", broadcast, traced=("broadcast",)),
-    Row("IO-APIC: masking an interrupt", io_apic, TO_HOST, traced=("IO-APIC",)),
-    Row("PIC: masking an interrupt", pic, TO_HOST, traced=("PIC", "PIC trigger modes")),
-    Row("PIT", pit, TO_HOST, traced=("PIT", "PIT gate and speaker")),
-    Row("PCI configuration", pci, TO_HOST, traced=("PCI configuration address", "PCI configuration data")),
-    Row("another's serial line", serial, traced=("serial line",)),
-    Row("reset by port 0xcf9", reset_control, MACHINE, traced=("reset control",)),
-    Row("reset by port 0x64", keyboard_reset, MACHINE, traced=("keyboard controller", RESET)),
-    Row("triple fault", triple_fault, MACHINE),
-    Row("ACPI power off", power_off, MACHINE, traced=("ACPI power management",)),
-    Row("WBINVD", wbinvd),
-    Row("MSR of another CPU", msr),
-    Row("stopping it through the host", stop_by_host, ("spawned -> spawned",)),
-    Row("flood of interrupts", flood),
-)

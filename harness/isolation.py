@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`mkh isolation`: what keeps one kernel from touching another, as experiments tell.
 
-Each cell is one experiment on a machine of its own (harness.experiments), and what a Linux there does
+Each cell is one experiment on a machine of its own (harness.properties), and what a Linux there does
 of its own accord (harness.border) and maps (harness.partition). The word in a cell follows from the
 outcomes:
 
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import msgspec
 
-from harness.attack import Direction, staged
-from harness.border import Border, watch
+from harness.attack import Direction, Outcome, staged
+from harness.border import Border, agreed, watch
 from harness.definition import load_topology
 from harness.errors import HarnessError
-from harness.experiments import RESET, ROWS, Outcome, Row
 from harness.forks import Forks
 from harness.lab import Lab
 from harness.model import Region
@@ -31,6 +31,7 @@ from harness.multikernel.kernel import Kernel
 from harness.multikernel.layout import HOST
 from harness.partition import Partition, trespasses
 from harness.progress import Progress
+from harness.properties import RESET, ROWS, Row
 from harness.vm.command import CommandFailed
 from harness.vm.console import printed
 from harness.vm.state import Cause
@@ -66,10 +67,11 @@ class Property(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The table of one build."""
+    """The table of one build; ``agreed`` is what may cross a border at some time, and is no attack."""
 
     kernel: str
     build: str
+    agreed: tuple[str, ...]
     rows: tuple[Property, ...]
 
 
@@ -93,7 +95,7 @@ def run(forks: Forks, progress: Progress) -> Report:
         "spawned -> spawned": Conduct(mapped=spawned.mapped, mapping=spawned.mapping),
         "host -> spawned": host,
     }
-    unstaged: dict[Direction, Unstaged] = {}
+    unstaged: dict[Direction, Untried] = {}
     rows = []
     with progress.step("one experiment for each cell") as step:
         for row in ROWS:
@@ -102,39 +104,43 @@ def run(forks: Forks, progress: Progress) -> Report:
                 step.update(f"{row.what}, {direction}")
                 machines = crowd if direction == "spawned -> spawned" else forks
                 tried = unstaged.get(direction) or _twice(machines, row, direction, quiet)
-                if isinstance(tried, Unstaged):
+                if isinstance(tried, Untried) and not tried.started:
                     unstaged[direction] = tried
                 cells[direction] = _cell(row, tried, conduct[direction])
             rows.append(Property(row.what, cells))
         step.done(f"{sum(len(row.cells) for row in rows)} cells")
-    return Report(forks.build.definition.name, forks.build.digest, tuple(rows))
+    build = forks.build
+    may_cross = tuple(map(str, agreed(build.definition.dialect, ("start", "stop"))))
+    return Report(build.definition.name, build.digest, may_cross, tuple(rows))
 
 
-class Unstaged(str):
-    """Why attacker and victim could not even be started."""
+@dataclass(frozen=True)
+class Untried:
+    """Why an experiment was not tried; not ``started``: because the kernels did not even start."""
 
-    __slots__ = ()
+    why: str
+    started: bool = True
 
 
-def _twice(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | str:
+def _twice(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | Untried:
     """Try an experiment; once more where the kernels did not start, since once may be bad luck."""
     tried = _try(forks, row, direction, quiet)
-    return _try(forks, row, direction, quiet) if isinstance(tried, Unstaged) else tried
+    return tried if isinstance(tried, Outcome) or tried.started else _try(forks, row, direction, quiet)
 
 
-def _try(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | str:
+def _try(forks: Forks, row: Row, direction: Direction, quiet: Progress) -> Outcome | Untried:
     """Return what became of an experiment, or why it was not tried."""
     with ExitStack() as stack:
         try:
             scene = stack.enter_context(staged(forks, direction, quiet))
         except HarnessError as error:
-            return Unstaged(_reason(error))
+            return Untried(_reason(error), started=False)
         for console in scene.lab.machine.consoles.values():
             stack.enter_context(console.expected(".", required=False))
         try:
             outcome = row.experiment(scene)
         except HarnessError as error:
-            return _reason(error)
+            return Untried(_reason(error))
         return Outcome(outcome.through, f"{scene.attacker.name}: {outcome.evidence}")
 
 
@@ -145,14 +151,14 @@ def _reason(error: HarnessError) -> str:
     return error.what.splitlines()[0]
 
 
-def _cell(row: Row, tried: Outcome | str, conduct: Conduct) -> Cell:
+def _cell(row: Row, tried: Outcome | Untried, conduct: Conduct) -> Cell:
     did = [words for kind, words in conduct.did.items() if kind.startswith(row.traced)] if row.traced else []
-    evidence = [tried if isinstance(tried, str) else tried.evidence, *did]
-    if row.memory and conduct.mapping and not isinstance(tried, str):
-        evidence.append(conduct.mapping)
-    through = None if isinstance(tried, str) else tried.through
     mapped = conduct.mapped if row.memory else None
-    return Cell(word(through, mapped=mapped, ordinary=bool(did)), tuple(evidence))
+    if isinstance(tried, Untried):
+        return Cell(word(None, mapped=mapped, ordinary=bool(did)), (tried.why, *did))
+    mapping = [conduct.mapping] if row.memory and conduct.mapping else []
+    found = word(tried.through, mapped=mapped, ordinary=bool(did))
+    return Cell(found, (tried.evidence, *did, *mapping))
 
 
 def word(through: bool | None, *, mapped: bool | None, ordinary: bool) -> str:

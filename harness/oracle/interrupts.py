@@ -126,10 +126,11 @@ def foreign(crossed: Iterable[Crossing], agreed: Sequence[Agreed]) -> tuple[Find
     for one in crossed:
         if not any(exception.covers(one) for exception in agreed):
             groups.setdefault((one.source, one.target, one.kind), []).append(one)
+    allowed = Evidence("what may cross", "\n".join(map(str, agreed)))
     return tuple(
         Finding(
             f"{source} sent {target} {kind}, {len(group)} times",
-            (Evidence(f"the first of {len(group)}", "\n".join(map(str, group[:SHOWN]))),),
+            (Evidence(f"the first of {len(group)}", "\n".join(map(str, group[:SHOWN]))), allowed),
         )
         for (source, target, kind), group in groups.items()
     )

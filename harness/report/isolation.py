@@ -33,7 +33,11 @@ def table(report: Report) -> Table:
 
 
 def evidence(report: Report) -> Iterator[str]:
-    """Return a line for each cell that says what it follows from; of those not tried, one for each reason."""
+    """Return a line for each cell that says what it follows from; of those not tried, one for each reason.
+
+    Before them, what may cross by agreement.
+    """
+    yield from (f"agreed: {one}" for one in report.agreed)
     untried: dict[tuple[str, str], list[str]] = {}
     for row in report.rows:
         for direction, cell in row.cells.items():

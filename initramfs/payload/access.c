@@ -112,3 +112,12 @@ const char *do_wrmsr(struct arguments *with)
 	write_msr(with->value[0], with->value[1]);
 	return NULL;
 }
+
+const char *do_wbinvd(struct arguments *with)
+{
+	u64 count = with->count ? with->value[0] : 1;
+
+	while (count--)
+		asm volatile("wbinvd" ::: "memory");
+	return NULL;
+}

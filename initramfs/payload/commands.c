@@ -104,6 +104,7 @@ static const struct command {
 	{ "out", do_out, 2, 3, 0, "PORT VALUE [WIDTH]" },
 	{ "rdmsr", do_rdmsr, 1, 1, 0, "NUMBER" },
 	{ "wrmsr", do_wrmsr, 2, 2, 0, "NUMBER VALUE" },
+	{ "wbinvd", do_wbinvd, 0, 1, 0, "[COUNT]" },
 	{ "send", do_send, 3, 4, 3, "KERNEL TYPE DATA|- [SUBTYPE]" },
 	{ "forge", do_forge, 4, 5, 4, "SLOT KERNEL TYPE DATA|- [SUBTYPE]: send as another" },
 	{ "recv", do_recv, 0, 0, 0, ": take what was held" },

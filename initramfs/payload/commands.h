@@ -24,6 +24,7 @@ const char *do_in(struct arguments *with);
 const char *do_out(struct arguments *with);
 const char *do_rdmsr(struct arguments *with);
 const char *do_wrmsr(struct arguments *with);
+const char *do_wbinvd(struct arguments *with);
 const char *do_send(struct arguments *with);
 const char *do_forge(struct arguments *with);
 const char *do_recv(struct arguments *with);

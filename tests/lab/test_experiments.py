@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness import experiments
+from harness import experiments, experiments_devices
 from harness.attack import staged
 from harness.forks import Forks
 from harness.progress import Progress
@@ -14,7 +14,12 @@ from harness.progress import Progress
 @pytest.mark.needs("spawn")
 def test_some(forks: Forks) -> None:
     with staged(forks, "spawned -> host", Progress(Progress.quiet_console())) as scene:
-        for through in (experiments.read_ram, experiments.write_ram, experiments.ipi, experiments.pci):
+        for through in (
+            experiments.read_ram,
+            experiments.write_ram,
+            experiments.ipi,
+            experiments_devices.pci,
+        ):
             outcome = through(scene)
             assert outcome.through, outcome.evidence
         assert not experiments.msr(scene).through
@@ -23,7 +28,12 @@ def test_some(forks: Forks) -> None:
 @pytest.mark.needs("spawn")
 def test_from_the_host(forks: Forks) -> None:
     with staged(forks, "host -> spawned", Progress(Progress.quiet_console())) as scene:
-        for through in (experiments.read_ram, experiments.write_text, experiments.nmi, experiments.serial):
+        for through in (
+            experiments.read_ram,
+            experiments.write_text,
+            experiments.nmi,
+            experiments_devices.serial,
+        ):
             outcome = through(scene)
             assert outcome.through, outcome.evidence
         assert not experiments.msr(scene).through

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.experiments import ROWS
 from harness.isolation import Cell, Property, Report, word
+from harness.properties import ROWS
 from harness.report.isolation import markdown
 
 
@@ -39,7 +39,7 @@ def test_as_text() -> None:
         Property("PIT", {"b -> a": untried}),
         Property("RTC", {"b -> a": untried}),
     )
-    report = Report("mine", "0123", rows)
+    report = Report("mine", "0123", ("NMI from host: it stops",), rows)
     assert markdown(report).splitlines() == [
         "|  | a -> b | b -> a |",
         "|---|---|---|",
@@ -47,6 +47,7 @@ def test_as_text() -> None:
         "| PIT | - | not tried |",
         "| RTC | - | not tried |",
         "",
+        "- agreed: NMI from host: it stops",
         "- NMI, a -> b: by convention. alpha: counted it; it did",
         "- b -> a, not tried: PIT, RTC. no module",
     ]

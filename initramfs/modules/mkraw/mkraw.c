@@ -7,7 +7,8 @@
  *
  * Commands are the payload's (initramfs/payload/commands.c): peek ADDRESS
  * [WIDTH], poke ADDRESS VALUE [WIDTH], in PORT [WIDTH], out PORT VALUE [WIDTH],
- * ipi APIC-ID COMMAND [COUNT], rdmsr NUMBER, wrmsr NUMBER VALUE, wbinvd, fault.
+ * ipi APIC-ID COMMAND [COUNT], rdmsr NUMBER, wrmsr NUMBER VALUE, wbinvd [COUNT],
+ * fault.
  */
 #include <linux/io.h>
 #include <linux/irqflags.h>
@@ -139,7 +140,8 @@ static int run(const char *name, int count, const u64 *with)
 		value = with[1];
 		access_msr(with[0], &value, true);
 	} else if (!strcmp(name, "wbinvd")) {
-		asm volatile("wbinvd" ::: "memory");
+		for (value = count ? with[0] : 1; value; value--)
+			asm volatile("wbinvd" ::: "memory");
 	} else if (!strcmp(name, "fault")) {
 		triple_fault();
 	} else {
