@@ -15,6 +15,7 @@ from harness.plugin import Seen, claim
 pytestmark = pytest.mark.needs("instances", "halt", "force", "unload", "remove")
 
 SECONDS = 30.0 if os.environ.get("MKHARNESS_SOAK") else 1.5
+ROUNDS = 10
 ERRORS = {"", "EBUSY", "ENOENT", "EINVAL", "EEXIST", "ETIMEDOUT"}
 
 
@@ -75,9 +76,13 @@ def races(mk: Interface) -> dict[str, list[str]]:
     ],
 )
 def test_at_once(mk: Interface, ready: SpawnedKernel, seen: Seen, what: str) -> None:
-    steps = race(mk, races(mk)[what], 1, seen)
-    started = next(step for step in steps if step.call == mk.reboot_call(mk.numbers.start, 1))
-    assert started.ended.get(""), "nothing was started: nothing raced"
+    # On a busy computer a round has few starts, and all of them may come too late.
+    for seed in range(1, ROUNDS + 1):
+        steps = race(mk, races(mk)[what], seed, seen)
+        started = next(step for step in steps if step.call == mk.reboot_call(mk.numbers.start, 1))
+        if started.ended.get(""):
+            break
+    assert started.ended.get(""), f"nothing was started in {ROUNDS} rounds: nothing raced"
     whole(mk, ready)
 
 
