@@ -21,7 +21,8 @@ from harness.vm.ram_scan import digests, find, regions_of
 
 pytestmark = pytest.mark.needs("spawn", "instances", "remove", "unload")
 
-SIZE = 16 << 20
+MIB = 1 << 20
+SIZE, MANY = 16 * MIB, 200
 STATE_LIMIT = 5.0
 """Seconds until the host has noticed that a spawned kernel stopped, before scaling."""
 POKED = 8
@@ -107,3 +108,45 @@ def test_unloaded(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> 
     seen(f"copies while loaded: {before}; {rest} bytes of {region} are not zero afterwards")
     assert not any(left.values()), f"still in the pool: {left}"
     assert rest == 0
+
+
+@claim(
+    "a removal that runs short of memory leaves the instance, or nothing of what it had (seen from outside)",
+    source="interface sheet ME-P5; kernels/reference/README.md: rmdir clears the memory, or ends with ENOMEM",
+)
+@pytest.mark.needs("fault-injection")
+def test_removed_without_memory(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    ram, granted, marker = ram_of(lab.machine), replace(alpha, memory=MIB), secrets.token_bytes(4096)
+    lab.host.channel.put("/run/initrd", marker)
+    lab.host.run(
+        "cd /sys/kernel/debug; echo N >failslab/ignore-gfp-wait; echo N >fail_page_alloc/ignore-gfp-wait;"
+        " echo N >fail_page_alloc/ignore-gfp-highmem; echo 0 >fail_page_alloc/min-order;"
+        " for f in failslab fail_page_alloc; do echo 0 >$f/verbose; done"
+    )
+    online = f"/sys/devices/system/cpu/cpu{granted.cpus[0]}/online"
+    told = []
+    mk.create(granted).require()
+    for nth in range(1, MANY):
+        mk.load(granted.id, image=FILE, initrd="/run/initrd").require()
+        mk.unload(granted.id).require()
+        region = mk.region(granted.name)
+        assert list(find(ram, marker, [region])), f"the initrd is not in {region}"
+        outcome = mk.call(f"fail:{nth} {mk.remove_call(granted.name)}")
+        left = [f"{at:#x}" for at in find(ram, marker, [region])]
+        if not outcome.injected:
+            outcome.require()
+            break
+        told.append(outcome.error or "removed")
+        if outcome.ok:
+            assert not left, f"allocation {nth} failed: removed, and the initrd is at {', '.join(left)}"
+            # A CPU that could not come back is offline like any other.
+            lab.host.run(f"echo 1 >{online} 2>/dev/null || true")
+            mk.create(granted).require()
+        else:
+            assert mk.state(granted.name) == "ready", (
+                f"allocation {nth}: {outcome}, then {mk.state(granted.name)}"
+            )
+    else:
+        pytest.fail("a removal never got by without an allocation that failed")
+    seen(", ".join(f"{told.count(word)} of {len(told)} {word}" for word in sorted(set(told))))
+    assert len(told) > 5, "hardly an allocation could be made to fail"
