@@ -90,7 +90,7 @@ __attribute__((noreturn)) void triple_fault(void);
 /* messages.c */
 #define MESSAGE_MAX		232
 
-#define TAMPER_FLIPS		10000000
+#define TAMPER_FLIPS		2000000000	/* minutes */
 
 struct tally {
 	u32 count, missing, back, torn, next;

@@ -142,16 +142,18 @@ def test_unregistered(payload: Payload, lab: Lab, seen: Seen) -> None:
 def test_running_handler(payload: Payload, lab: Lab, seen: Seen) -> None:
     assert not hook(lab.host, f"on {TYPE:#x} 0")
     lab.host.run(f"echo busy 700 > {messaging.HOOKS}")
-    wait = f"until grep -Eq '^{TYPE:#x} 0 1 [0-9]+ 0 0 1 ' {messaging.HOOKS}; do :; done"
-    look = f"cat {messaging.HOOKS}"
+    # Nothing but what the shell does by itself: on a busy computer a command may take too long.
+    look = f"read type hook on calls others late busy rest <{messaging.HOOKS}"
+    wait = f'until {look} && [ "$busy" = 1 ]; do :; done'
     with ThreadPoolExecutor() as pool:
-        both = pool.submit(
-            lab.host.run, f"{wait}; {look}; echo off {TYPE:#x} 0 > {messaging.HOOKS}; {look}", timeout=30
-        )
-        payload.send(0, b"this takes long", type=TYPE)
-        before, after = (parse_hooks(line)[TYPE, 0] for line in both.result().splitlines())
-    seen(f"at work before: {before.busy}, after: {after.busy}, late: {after.late}")
-    assert before.busy == 1
+        after_off = f"{wait}; echo off {TYPE:#x} 0 > {messaging.HOOKS}; cat {messaging.HOOKS}"
+        told = pool.submit(lab.host.run, after_off, timeout=30)
+        # More than one, for a look that comes late.
+        for _ in range(4):
+            payload.send(0, b"this takes long", type=TYPE)
+        after = parse_hooks(told.result())[TYPE, 0]
+    seen(f"at work when it was unregistered; afterwards: {after}")
+    assert after.calls >= 1
     assert (after.on, after.busy, after.late) == (False, 0, 0)
 
 
