@@ -35,6 +35,7 @@ from harness.vm.ram import ram_of
 from harness.vm.ram_pages import Pages
 from harness.vm.ram_server import RamServer
 from harness.vm.snapshot import Stage
+from harness.vm.tsc import tsc_arguments
 
 BOOT_TIMEOUT = 40.0
 """Seconds that a kernel has from its start to its user space, before scaling by the accelerator."""
@@ -260,7 +261,12 @@ class Lab:
 def machine_spec(build: Build, topology: Topology) -> MachineSpec:
     """Return what QEMU is to run for the host kernel of a build."""
     dialect = find_dialect(build.definition.dialect)
-    arguments = (*console_arguments(topology, "host"), *dialect.host_arguments(topology), NO_TIMER_CHECK)
+    arguments = (
+        *console_arguments(topology, "host"),
+        *dialect.host_arguments(topology),
+        NO_TIMER_CHECK,
+        *tsc_arguments(),
+    )
     return MachineSpec(
         kernel=build.bzimage,
         initrd=build.host_initrd,

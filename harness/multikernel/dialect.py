@@ -18,6 +18,7 @@ from harness.multikernel.devicetree import instances_blob
 from harness.multikernel.instance import Instance
 from harness.multikernel.interface import MAGIC1, MAGIC2, MOUNT, Numbers, mount
 from harness.multikernel.kernel import Kernel, parse_apic_ids
+from harness.vm.tsc import tsc_arguments
 
 LOW = FixedArea(Region(0x30000, 0x50000), "below 1 MiB, where v1 and v2 allocate their start trampoline")
 
@@ -179,7 +180,7 @@ def unfenced_arguments(topology: Topology, name: str) -> tuple[str, ...]:
     CPUs. With noapic the 8259, which the host leaves alone, delivers its serial interrupts; polling
     would do at a hundredth of the speed.
     """
-    return ("noapic", "maxcpus=1", *irq_arguments(topology, name))
+    return ("noapic", "maxcpus=1", *tsc_arguments(), *irq_arguments(topology, name))
 
 
 def low_window_arguments() -> tuple[str, ...]:

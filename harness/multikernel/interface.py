@@ -23,8 +23,9 @@ MAGIC1, MAGIC2 = 0xFEE1DEAD, 672274793
 """The first two arguments of reboot(2)."""
 UNLOAD, NO_INITRAMFS = 0x1, 0x4
 """Flags of kexec_file_load(2)."""
-LOAD_LIMIT = 20.0
-"""Seconds that the loading of a kernel has, before scaling by the accelerator."""
+LOAD_LIMIT = 40.0
+"""Seconds that a call has which fills or clears an instance's memory, or waits for its CPUs, before
+scaling by the accelerator."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Interface:
 
     def remove(self, name: str) -> Outcome:
         """Remove an instance."""
-        return self.call(self.remove_call(name))
+        return self.call(self.remove_call(name), limit=LOAD_LIMIT)
 
     def remove_call(self, name: str) -> str:
         """Return the call that removes an instance."""
@@ -135,7 +136,7 @@ class Interface:
     def force(self, id: int) -> Outcome:
         """Stop an instance's kernel without asking it."""
         assert self.numbers.force is not None
-        return self.call(self.reboot_call(self.numbers.force, id))
+        return self.call(self.reboot_call(self.numbers.force, id), limit=LOAD_LIMIT)
 
     def reboot_call(self, command: int, id: int) -> str:
         """Return the call of reboot(2) with a command and an instance's id."""

@@ -2,8 +2,10 @@
 /* Many calls one after another, and several processes that loop over calls. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,16 +50,35 @@ static void report(const struct call *call, double seconds)
 		_exit(1);
 }
 
+/* Reads one line from a pipe into @line, false when there is none */
+static bool read_line(int fd, char *line, size_t room)
+{
+	size_t length = 0;
+	ssize_t got;
+
+	while (length < room - 1 && (got = read(fd, line + length, room - 1 - length)) > 0) {
+		length += got;
+		if (line[length - 1] == '\n')
+			break;
+	}
+	line[length] = 0;
+	return length && line[length - 1] == '\n';
+}
+
 /*
  * Runs one call in a child, since it may hang, be killed, or change who it is.
- * What is hung is killed and left behind, as nobody can wait for it.
+ * What is hung is killed and left behind, as nobody can wait for it. The child
+ * tells the parent what became of the call, so that the answer is one in any
+ * case, even for a call that ends just when its time is over.
  */
 static void run_watched(char *line, double limit)
 {
+	static char answer[2 * SHOWN + 256];
 	int end[2], status;
 	struct pollfd ended;
 	struct call call;
 	pid_t child;
+	bool hung;
 
 	fflush(stdout);
 	if (pipe(end))
@@ -69,6 +90,8 @@ static void run_watched(char *line, double limit)
 		double start;
 
 		close(end[0]);
+		if (dup2(end[1], STDOUT_FILENO) < 0)
+			fail_errno("dup2");
 		call_prepare(&call, line);
 		start = now();
 		call_run(&call);
@@ -77,14 +100,22 @@ static void run_watched(char *line, double limit)
 	}
 	close(end[1]);
 	ended = (struct pollfd){ .fd = end[0], .events = POLLIN };
-	if (poll(&ended, 1, limit * 1000) == 0) {
+	hung = poll(&ended, 1, limit * 1000) == 0;
+	if (hung) {
 		kill(child, SIGKILL);
+		/* It holds the pipe's other end open for as long as it hangs. */
+		fcntl(end[0], F_SETFL, O_NONBLOCK);
+	}
+	if (read_line(end[0], answer, sizeof(answer))) {
+		fputs(answer, stdout);
+		waitpid(child, NULL, 0);
+	} else if (hung) {
 		printf("hung\n");
 	} else if (waitpid(child, &status, 0) < 0) {
 		fail_errno("waitpid");
 	} else if (WIFSIGNALED(status)) {
 		printf("killed %d\n", WTERMSIG(status));
-	} else if (WEXITSTATUS(status)) {
+	} else {
 		printf("impossible\n");
 	}
 	close(end[0]);
