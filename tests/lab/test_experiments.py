@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness import experiments, experiments_devices
-from harness.attack import staged
 from harness.forks import Forks
+from harness.isolation import experiments, experiments_devices
+from harness.isolation.attack import staged
 from harness.progress import Progress
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from harness.isolation import Cell, Property, Report, word
-from harness.properties import ROWS
+from harness.isolation.properties import ROWS
 from harness.report.isolation import markdown
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`mkh isolation`: what keeps one kernel from touching another, as experiments tell.
 
-Each cell is one experiment on a machine of its own (harness.properties), and what a Linux there does
-and maps of its own accord (harness.conduct). The word in a cell follows from the outcomes:
+Each cell is one experiment on a machine of its own (properties.py), and what a Linux there does and
+maps of its own accord (conduct.py). The word in a cell follows from the outcomes:
 
     by hardware      code with all privileges tried, and nothing happened
     by page tables   it went through, but the Linux there has no mapping of such memory
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness import conduct
-from harness.attack import Direction, Outcome, staged
 from harness.border import agreed
-from harness.conduct import Conduct
 from harness.definition import load_topology
 from harness.errors import HarnessError
 from harness.forks import Forks
+from harness.isolation import conduct
+from harness.isolation.attack import Direction, Outcome, staged
+from harness.isolation.conduct import Conduct
+from harness.isolation.properties import ROWS, Row
 from harness.progress import Progress
-from harness.properties import ROWS, Row
 from harness.vm.command import CommandFailed
 
 HARDWARE, TABLES, CONVENTION = "by hardware", "by page tables", "by convention"

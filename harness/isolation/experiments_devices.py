@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 
-from harness.attack import NotTried, Outcome, Scene
+from harness.isolation.attack import NotTried, Outcome, Scene
 
 IO_APIC, CONSOLE_PIN = 0xFEC0_0000, 4
 PIT_MODES = (0x34, 0x36)

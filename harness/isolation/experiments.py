@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 import time
 
-from harness.attack import NMI_VECTOR, RESCHEDULE, NotTried, Outcome, PayloadAttacker, Scene
+from harness.isolation.attack import NMI_VECTOR, RESCHEDULE, NotTried, Outcome, PayloadAttacker, Scene
 from harness.oracle.processors import processors
 from harness.vm.lapic import apic_ids
 from harness.vm.ram import ram_of

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness import experiments
-from harness import experiments_devices as devices
-from harness.attack import Direction, Outcome, Scene
+from harness.isolation import experiments
+from harness.isolation import experiments_devices as devices
+from harness.isolation.attack import Direction, Outcome, Scene
 
 ALL: tuple[Direction, ...] = ("spawned -> host", "spawned -> spawned", "host -> spawned")
 TO_HOST: tuple[Direction, ...] = ("spawned -> host",)

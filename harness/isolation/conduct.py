@@ -9,13 +9,13 @@ import msgspec
 
 from harness.border import Border, watch
 from harness.forks import Forks
+from harness.isolation.properties import RESET
 from harness.lab import Lab
 from harness.model import Region
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.layout import HOST
 from harness.partition import Partition, trespasses
 from harness.progress import Progress
-from harness.properties import RESET
 from harness.vm.console import printed
 from harness.vm.state import Cause
 
