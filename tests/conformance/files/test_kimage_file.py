@@ -81,6 +81,7 @@ def test_read_only(lab: Lab, seen: Seen) -> None:
     "what kexec_load(2) takes as a spawned kernel's image is listed as one, and can be unloaded",
     source="RFC v1 1/7, 7/7 and v2 07/16, 11/16",
 )
+@pytest.mark.trespass("segments go where the test says, and no instance has that memory")
 def test_by_segments(lab: Lab, seen: Seen) -> None:
     start = lab.topology.pool.start
     loaded = segments.load(lab.host, f"64@{start:#x}+4096", start)
