@@ -80,12 +80,14 @@ class Part:
 class Partition:
     """Watches the kernels of ``lab`` from now on.
 
-    ``fixed`` is the memory that was agreed on as nobody's alone, at the last look.
+    ``fixed`` is the memory that was agreed on as nobody's alone, at the last look. ``looked`` says
+    whether there was one: a machine that has ended is not looked at.
     """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.fixed: tuple[FixedArea, ...] = ()
+        self.looked = False
         self._marks = {name: console.mark for name, console in lab.machine.consoles.items()}
 
     def findings(self, *, strays: bool = True, reach: bool = True) -> tuple[Finding, ...]:
@@ -142,7 +144,7 @@ class Partition:
             ram, registers = ram_of(machine), registers_of(machine.qmp)
             pool = self.lab.topology.pool.region
             layout = claimed_layout(ram.regions, pool, iomem, self.lab.granted)
-            self.fixed = layout.fixed
+            self.fixed, self.looked = layout.fixed, True
             yield Look(ram, layout, registers, self.tables(ram, layout, registers))
         finally:
             if machine.ended() is None:

@@ -272,6 +272,8 @@ def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach
     from harness.report.suite import Watched
 
     findings = partition.findings(reach=reach)
+    if not partition.looked:
+        return
     result = Watched(1, len(findings), reach, {area.why: area.region.size for area in partition.fixed})
     request.node.user_properties.append(("watched", msgspec.json.encode(result).decode()))
     if findings:
