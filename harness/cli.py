@@ -348,15 +348,31 @@ def judge(
 
 
 @app.command
-def runs(*, kernel: Kernel = "reference", series: Series = None, base: BaseText = None) -> int:
+def runs(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    gaps: Annotated[
+        bool,
+        Parameter(
+            negative="", help="How long other kernels stood still at each fault and replacement instead."
+        ),
+    ] = False,
+) -> int:
     """Show how often each area of the suite was run on a build, and how often it failed."""
     from rich.console import Console as Display
 
+    from harness.report import gaps as report
     from harness.report import history
 
     built = _build(kernel, series, base, Progress())
+    display = Display(width=None if sys.stdout.isatty() else 160)
+    if gaps:
+        display.print(report.table(report.read(built.digest)))
+        return 0
     found = history.read(built.digest)
-    Display(width=None if sys.stdout.isatty() else 160).print(history.table(found))
+    display.print(history.table(found))
     return 1 if any(run.failures for run in found if run.suite == history.suite_digest()) else 0
 
 

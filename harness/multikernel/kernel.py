@@ -29,10 +29,14 @@ class Resource:
 
 @dataclass(frozen=True)
 class Beat:
-    """One CPU's heartbeat: beats so far, and the longest time between two of them in ms."""
+    """One CPU's heartbeat: beats so far, and the longest time between two of them in ms.
+
+    ``address`` is where in physical memory the 64 bits are that count the beats; 0 when not known.
+    """
 
     beats: int
     max_gap_ms: float
+    address: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,21 @@ class Kernel:
         """Read the heartbeat; start_heartbeat() comes first."""
         return parse_heartbeat(self.run(f"mkctl heartbeat-read {HEARTBEAT}"))
 
+    def counters(self) -> dict[int, tuple[int, int]]:
+        """Return where the beats of each online CPU are counted: address and bytes, by APIC id.
+
+        The heartbeat is started where there is none. Raises HarnessError when the kernel does not say.
+        """
+        self.run(f"test -e {HEARTBEAT} || mkctl heartbeat {HEARTBEAT} 10")
+        beats, ids = self.heartbeat().cpus, parse_apic_ids(self.read("/proc/cpuinfo"))
+        lost = [cpu for cpu, beat in beats.items() if not beat.address]
+        if lost:
+            raise HarnessError(
+                f"{self.name} does not say where in memory its heartbeat is",
+                advice="is CONFIG_PROC_PAGE_MONITOR set?",
+            )
+        return {ids[cpu]: (beat.address, 8) for cpu, beat in beats.items() if cpu in ids}
+
     def beats_since(self, before: Heartbeat, timeout: float = 5.0) -> bool:
         """Say whether every CPU has beaten since ``before``, within ``timeout`` seconds before scaling."""
         deadline = time.monotonic() + timeout * self.factor
@@ -150,7 +169,8 @@ def parse_heartbeat(text: str) -> Heartbeat:
         if "cpu" in fields and fields.get("state") != "offline":
             # A gap that is still open counts: a CPU that stopped has no later beat to record it.
             gap = max(float(fields["max_gap_ms"]), now - float(fields["last_ms"]))
-            cpus[int(fields["cpu"])] = Beat(int(fields["beats"]), gap)
+            address = int(fields.get("address", "0"), 16)
+            cpus[int(fields["cpu"])] = Beat(int(fields["beats"]), gap, address)
     if not cpus:
         raise HarnessError(f"no CPU has a heartbeat: {text!r}")
     return Heartbeat(cpus)

@@ -156,6 +156,10 @@ class Payload:
         """Return how often its timer has ticked, about a thousand times a second."""
         return self.command("beat").number("count")
 
+    def counters(self) -> dict[int, tuple[int, int]]:
+        """Return where its ticks are counted: address and bytes, by APIC id; see Kernel.counters."""
+        return {self.boot.apic_id: (self.command("beat").number("address"), 4)}
+
     def send(self, destination: int, payload: bytes, *, type: int, subtype: int = 0) -> None:
         """Send a message; ``destination`` is an instance's id. Raises HarnessError when it cannot."""
         self.command(f"send {destination} {type:#x} {payload.hex() or '-'} {subtype:#x}")

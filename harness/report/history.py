@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from rich.table import Table
@@ -22,6 +23,9 @@ from harness.report.suite import Counts, Summary, Watched
 
 SUITE = ("tests/conformance/**/*.py", "harness/**/*.py")
 """What decides how a build is judged."""
+
+
+T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -43,41 +47,55 @@ def suite_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def _file(build: str) -> Path:
-    return paths.cache() / "runs" / f"{build}.history"
+def load() -> float:
+    """Return how many processes want a core, over the last minute."""
+    return float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0])
 
 
-def append(summary: Summary) -> None:
-    """Add a run. Several processes may do so at once: a line is one write."""
-    load = float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0])
-    run = Run(
-        round(time.time()),
-        suite_digest(),
-        load,
-        summary.kernel,
-        summary.areas,
-        summary.failures,
-        summary.watched,
-    )
-    file = _file(summary.build)
+def keep(build: str, kind: str, what: msgspec.Struct) -> None:
+    """Add a line about a build to its file of this kind: one write, so several processes may at once."""
+    file = _file(build, kind)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab", buffering=0) as stream:
-        stream.write(msgspec.json.encode(run) + b"\n")
+        stream.write(msgspec.json.encode(what) + b"\n")
 
 
-def read(build: str) -> tuple[Run, ...]:
-    """Return all runs on a build, the oldest first; what is no run is passed over."""
+def kept(build: str, kind: str, type: type[T]) -> tuple[T, ...]:
+    """Return all that was kept so, the oldest first; a line that is none is passed over."""
     try:
-        lines = _file(build).read_bytes().splitlines()
+        lines = _file(build, kind).read_bytes().splitlines()
     except OSError:
         return ()
     found = []
     for line in lines:
         try:
-            found.append(msgspec.json.decode(line, type=Run))
+            found.append(msgspec.json.decode(line, type=type))
         except msgspec.MsgspecError:
             continue
     return tuple(found)
+
+
+def _file(build: str, kind: str) -> Path:
+    return paths.cache() / "runs" / f"{build}.{kind}"
+
+
+def append(summary: Summary) -> None:
+    """Add a run."""
+    run = Run(
+        round(time.time()),
+        suite_digest(),
+        load(),
+        summary.kernel,
+        summary.areas,
+        summary.failures,
+        summary.watched,
+    )
+    keep(summary.build, "history", run)
+
+
+def read(build: str) -> tuple[Run, ...]:
+    """Return all runs on a build, the oldest first."""
+    return kept(build, "history", Run)
 
 
 def table(runs: Sequence[Run]) -> Table:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * One process per CPU, pinned, that beats into a mapped file. Whoever reads
- * the file later sees which CPUs ran, and the longest time each did not.
+ * the file later sees which CPUs ran, and the longest time each did not. The
+ * file's memory is locked, so that it can be watched from outside as well.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,6 +27,10 @@
 #define NS_PER_S	1000000000ULL
 #define MAX_CPUS	1024
 #define FIRST_BEAT_MS	30000
+
+/* An entry of /proc/PID/pagemap. Source: Documentation/admin-guide/mm/pagemap.rst */
+#define PAGE_PRESENT	(1ULL << 63)
+#define PAGE_FRAME	((1ULL << 55) - 1)
 
 enum state { STARTING, ONLINE, OFFLINE };
 
@@ -160,7 +165,12 @@ static void leave_terminal(void)
 	}
 }
 
-static void start_one(struct record *record, uint64_t interval_ns)
+static size_t board_size(const struct board *board)
+{
+	return sizeof(*board) + board->nr_records * sizeof(struct record);
+}
+
+static void start_one(struct board *board, struct record *record)
 {
 	pid_t pid = fork();
 
@@ -173,9 +183,11 @@ static void start_one(struct record *record, uint64_t interval_ns)
 	leave_terminal();
 	prctl(PR_SET_NAME, "mkctl-beat");
 	prctl(PR_SET_TIMERSLACK, 1);
+	/* A lock is not inherited. Without one it beats as well. */
+	mlock(board, board_size(board));
 	if (!pin(record->cpu))
 		record->state = OFFLINE;
-	beat(record, interval_ns);
+	beat(record, board->interval_ns);
 }
 
 static void await_first_beats(struct board *board)
@@ -222,12 +234,30 @@ int cmd_heartbeat(int argc, char **argv)
 	for (i = 0; i < count; i++)
 		board->records[i].cpu = cpus[i];
 	for (i = 0; i < count; i++)
-		start_one(&board->records[i], interval_ns);
+		start_one(board, &board->records[i]);
 	await_first_beats(board);
 
 	for (i = 0; i < count; i++)
 		printf("cpu=%u pid=%u\n", cpus[i], board->records[i].pid);
 	return 0;
+}
+
+/* Where in this kernel's physical memory something of ours is; 0 if that is not to be known */
+static uint64_t physical(const volatile void *at)
+{
+	uint64_t entry = 0, address = (uintptr_t)at;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	/* The page is there for us once we have read it. */
+	(void)*(const volatile char *)at;
+	if (pread(fd, &entry, sizeof(entry), address / PAGE_SIZE * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	if (!(entry & PAGE_PRESENT) || !(entry & PAGE_FRAME))
+		return 0;
+	return (entry & PAGE_FRAME) * PAGE_SIZE + address % PAGE_SIZE;
 }
 
 /* heartbeat-read FILE */
@@ -244,12 +274,12 @@ int cmd_heartbeat_read(int argc, char **argv)
 		struct record *record = &board->records[i];
 		uint32_t state = record->state;
 
-		printf("cpu=%u beats=%lu last_ms=%.3f max_gap_ms=%.3f state=%s pid=%u\n",
+		printf("cpu=%u beats=%lu last_ms=%.3f max_gap_ms=%.3f state=%s pid=%u address=%#lx\n",
 		       record->cpu, record->beats,
 		       (double)record->last_ns / NS_PER_MS,
 		       (double)record->max_gap_ns / NS_PER_MS,
 		       state < ARRAY_SIZE(states) ? states[state] : "unknown",
-		       record->pid);
+		       record->pid, physical(&record->beats));
 	}
 	/* After the records, so that no beat lies in the future. */
 	printf("now_ms=%.3f interval_ms=%.3f\n", (double)now_ns() / NS_PER_MS,

@@ -110,6 +110,20 @@ def test_a_fork_reads_its_template_and_its_own_pages(fork: Fork) -> None:
     assert fork.ram.touched().tolist() == [1, 2, BEHIND // PAGE + 1, BEHIND // PAGE + 2]
 
 
+def test_spots_are_read_again_and_again(fork: Fork) -> None:
+    for ram in (fork.ram, Ram(fork.file, Layout(SPLIT))):
+        look = ram.spots([PAGE + 100, BEHIND + PAGE], 6)
+        assert look().tobytes() == b"from tbehind"
+    look = fork.ram.spots([PAGE + 100, BEHIND + PAGE], 6)
+    fork.put(PAGE + 102, "aa")
+    assert look().tobytes() == b"fraa tbehind"
+    with pytest.raises(HarnessError, match="not in the guest's RAM"):
+        fork.ram.spots([PAGE, 3 * MIB], 8)
+    fork.end()
+    with pytest.raises(HarnessError):
+        look()
+
+
 def test_writes_reach_the_fork_alone(fork: Fork, other: Fork, template: Path) -> None:
     before = template.read_bytes()
     fork.ram.write(3 * PAGE - 4, np.arange(4, dtype=np.uint32))
