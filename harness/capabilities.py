@@ -201,6 +201,11 @@ def _luo(lab: Lab) -> str:
     return "/dev/liveupdate"
 
 
+def _kho_tests(lab: Lab) -> str:
+    lab.host.run("test -e /sys/kernel/debug/kho/out/sub_fdts/kho_test")
+    return "the kernel's own test of KHO has something to hand over"
+
+
 def _halt(lab: Lab) -> str:
     return _stopped(lab, force=False)
 
@@ -256,6 +261,7 @@ _ALL = (
     Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
     Capability("kho", "hand memory over to the next kernel", _on_host(_kho)),
     Capability("luo", "hand files over to the next kernel", _on_host(_luo)),
+    Capability("kho-tests", "test its own handover", _on_host(_kho_tests)),
     Capability("userns", "give a process a user namespace", _on_host(_userns)),
     Capability("fault-injection", "make a system call's allocations fail", _on_host(_fault_injection)),
 )

@@ -142,7 +142,7 @@ class Partition:
         machine.freeze()
         try:
             ram, registers = ram_of(machine), registers_of(machine.qmp)
-            pool = self.lab.topology.pool.region
+            pool = self.lab.topology.pool.region if self.lab.dialect.pooled else None
             layout = claimed_layout(ram.regions, pool, iomem, self.lab.granted)
             self.fixed, self.looked = layout.fixed, True
             yield Look(ram, layout, registers, self.tables(ram, layout, registers))

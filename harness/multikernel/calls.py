@@ -80,6 +80,41 @@ def call(kernel: Kernel, line: str, *, limit: float = LIMIT) -> Outcome:
     return calls(kernel, [line], limit=limit)[0]
 
 
+class Holder:
+    """A process in a kernel that makes calls one after another, and keeps what they open while it lives.
+
+    There is one in a ``folder`` of the guest's; ``pid`` is its process id.
+    """
+
+    def __init__(self, kernel: Kernel, folder: str = "/run/hold") -> None:
+        self.kernel = kernel
+        self._folder = folder
+        self.pid = int(kernel.run(f"mkctl hold {folder}").removeprefix("pid="))
+
+    def calls(self, lines: Iterable[str], *, limit: float = LIMIT) -> tuple[Outcome, ...]:
+        """Make calls one after another, with ``limit`` seconds each; return their outcomes.
+
+        Raises HarnessError for a bad line, which also ends the holder, and when a call hangs.
+        """
+        lines = tuple(lines)
+        text = "".join(f"{line}\n" for line in lines)
+        command = f"cat >{self._folder}/in <<'END'\n{text}END\ncat {self._folder}/out"
+        told = self.kernel.run(command, timeout=limit * len(lines) + 10).splitlines()
+        if len(told) != len(lines):
+            raise HarnessError(f"{len(lines)} calls have {len(told)} outcomes", details="\n".join(told))
+        return tuple(_outcome(line, outcome) for line, outcome in zip(lines, told, strict=True))
+
+    def call(self, line: str, *, limit: float = LIMIT) -> Outcome:
+        """Make one call."""
+        return self.calls([line], limit=limit)[0]
+
+    def end(self) -> None:
+        """Kill the process, which closes all that it keeps; a new holder may use the folder."""
+        self.kernel.run(
+            f"kill -9 {self.pid}; while [ -e /proc/{self.pid} ]; do :; done; rm -r {self._folder}"
+        )
+
+
 def race(kernel: Kernel, loops: Iterable[str], *, seed: int, seconds: float) -> tuple[Step, ...]:
     """Run loops of calls (``;`` between a loop's calls) against each other for ``seconds`` in a kernel.
 

@@ -8,14 +8,19 @@ and overlays.rst, and what its parsers in baseline.c, overlay.c and dts.c requir
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import fdt
 
 from harness.definition import SpawnedKernel
+from harness.errors import HarnessError
 
 COMPATIBLE = "multikernel-v1"
 OVERLAY_COMPATIBLE = "linux,multikernel-overlay"
+_MAGIC, _VERSION = 0xD00DFEED, 17
+_BEGIN, _END, _PROPERTY, _NOP, _DONE = 1, 2, 3, 4, 9
+"""Words of the structure block. Source: Devicetree Specification 0.4, chapter 5."""
 
 
 def instances_blob(kernels: Sequence[SpawnedKernel]) -> bytes:
@@ -76,3 +81,52 @@ def _add_devices(tree: fdt.FDT, resources: str, devices: Sequence[str]) -> None:
 def _cells(*values: int) -> list[int]:
     """Split 64-bit numbers into the 32-bit cells of a property."""
     return [cell for value in values for cell in (value >> 32, value & 0xFFFF_FFFF)]
+
+
+def nodes_of(blob: bytes) -> dict[str, dict[str, bytes]]:
+    """Return the properties of every node, by path (the root's is "/"), with their very bytes.
+
+    The library guesses what a value is and keeps the guess, which spoils raw numbers that look like
+    text. Raises HarnessError when the blob is not whole or not well-formed; what is behind it is ignored.
+    """
+    try:
+        header = struct.unpack_from(">10I", blob)
+        if header[0] != _MAGIC or header[5] != _VERSION:
+            raise ValueError(f"this is none of version {_VERSION}: {blob[:24].hex()}")
+        total, structure, strings, reserved, sizes = *header[1:5], header[8:10]
+        if total > len(blob):
+            raise ValueError(f"it says that it has {total} bytes, and there are {len(blob)}")
+        if not 40 <= reserved <= structure <= structure + sizes[1] <= strings <= strings + sizes[0] <= total:
+            raise ValueError(f"its parts overlap or lie outside: {header}")
+        return _walk(blob[structure : structure + sizes[1]], blob[strings : strings + sizes[0]])
+    except (struct.error, ValueError, UnicodeDecodeError) as error:
+        raise HarnessError(f"the device tree is not well-formed: {error}") from None
+
+
+def _walk(structure: bytes, strings: bytes) -> dict[str, dict[str, bytes]]:
+    nodes: dict[str, dict[str, bytes]] = {}
+    path: list[str] = []
+    at, tag = 0, _NOP
+    while tag != _DONE:
+        (tag,) = struct.unpack_from(">I", structure, at)
+        at += 4
+        if tag == _BEGIN and (path or not nodes):
+            end = structure.index(b"\0", at)
+            path.append(structure[at:end].decode("ascii"))
+            if (name := "/".join(path) or "/") in nodes:
+                raise ValueError(f"the node {name} is there twice")
+            nodes[name] = {}
+            at = (end + 4) & ~3
+        elif tag == _PROPERTY and path:
+            size, place = struct.unpack_from(">2I", structure, at)
+            key = strings[place : strings.index(b"\0", place)].decode("ascii")
+            value = structure[at + 8 : at + 8 + size]
+            if len(value) < size or key in nodes["/".join(path) or "/"]:
+                raise ValueError(f"the property {key} is cut off, or there twice")
+            nodes["/".join(path) or "/"][key] = value
+            at = (at + 8 + size + 3) & ~3
+        elif tag == _END and path:
+            path.pop()
+        elif tag not in {_NOP, _DONE} or (tag == _DONE and (path or not nodes or at != len(structure))):
+            raise ValueError(f"the word {tag:#x} stands where it may not")
+    return nodes

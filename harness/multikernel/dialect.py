@@ -73,6 +73,8 @@ class Dialect:
     """The host's command line argument that names memory, with another address."""
     linux: Image = LINUX
     """The kernel under test, in the form that ``load`` takes."""
+    pooled: bool = True
+    """Whether the host sets the topology's pool aside; where it does not, that is the host's own memory."""
     numbers: Numbers | None = None
     """The constants of its system calls, where instances have ids."""
 

@@ -26,11 +26,11 @@ _INSTANCE = re.compile(r"mk-instance-\d+-(.+)-region-\d+")
 
 def claimed_layout(
     ram: Iterable[Region],
-    pool: Region,
+    pool: Region | None,
     iomem: Iterable[Resource],
     granted: Iterable[Instance],
 ) -> Layout:
-    """Return the claims on a machine's ``ram``: the pool is for instances, all else the host's.
+    """Return the claims on a machine's ``ram``: a pool is for instances, all else the host's.
 
     ``granted`` are the instances that the harness had made; those that /proc/iomem lists beside them
     were made by a test, and nobody knows their CPUs.
@@ -48,6 +48,6 @@ def claimed_layout(
             memory[named[1]].append(resource.region)
         if resource.name in AREAS:
             fixed.append(FixedArea(resource.region, AREAS[resource.name]))
-    host = Owner(HOST, without(ram, [pool]))
+    host = Owner(HOST, without(ram, [pool] if pool else []))
     spawned = (Owner(name, merged(parts), apic_ids.get(name, frozenset())) for name, parts in memory.items())
     return Layout((host, *spawned), tuple(dict.fromkeys(fixed)))

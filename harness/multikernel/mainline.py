@@ -28,4 +28,5 @@ MAINLINE = Dialect(
     start=_starts_none,
     to_spawned=_starts_none,
     to_host=0,
+    pooled=False,
 )

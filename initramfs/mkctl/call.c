@@ -10,6 +10,7 @@
  *	s:TEXT raw:TEXT		string, with or without a NUL behind; %XX is a byte
  *	hex:BYTES i32:N u64:N	bytes
  *	fill:N:BYTE out:N	N bytes
+ *	io:BYTES		bytes that the call reads and changes: all are reported
  *	file:PATH size:PATH	a file's content, its size
  *	fd:PATH fdw:PATH fdrw:PATH	a descriptor, closed after the call
  *	segments:BUFSZ@MEM+MEMSZ,...	an array for kexec_load(2), its bytes 0xa5
@@ -50,14 +51,19 @@ static const struct {
 	long number;
 } names[] = {
 	{ "chmod", SYS_chmod },
+	{ "close", SYS_close },
+	{ "fcntl", SYS_fcntl },
 	{ "ftruncate", SYS_ftruncate },
+	{ "ioctl", SYS_ioctl },
 	{ "kexec_file_load", SYS_kexec_file_load },
 	{ "kexec_load", SYS_kexec_load },
 	{ "link", SYS_link },
 	{ "lseek", SYS_lseek },
+	{ "memfd_create", SYS_memfd_create },
 	{ "mkdir", SYS_mkdir },
 	{ "mmap", SYS_mmap },
 	{ "mount", SYS_mount },
+	{ "munmap", SYS_munmap },
 	{ "open", SYS_open },
 	{ "pread", SYS_pread64 },
 	{ "pwrite", SYS_pwrite64 },
@@ -193,6 +199,12 @@ static long argument(struct call *call, const char *word)
 		return text_bytes(rest, 0);
 	if (starts(word, "hex:", &rest))
 		return hex(rest);
+	if (starts(word, "io:", &rest)) {
+		call->out_size = strlen(rest) / 2;
+		call->out = (char *)hex(rest);
+		call->out_whole = true;
+		return (long)call->out;
+	}
 	if (starts(word, "i32:", &rest))
 		return bytes_of(&(int32_t){ number(rest) }, sizeof(int32_t));
 	if (starts(word, "u64:", &rest))

@@ -6,6 +6,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Bytes of a buffer that are reported */
+#define SHOWN	4096
+
 struct call {
 	long number;
 	long arguments[6];
@@ -13,6 +16,7 @@ struct call {
 	size_t count;
 	char *out;		/* what the call is to fill, or NULL */
 	size_t out_size;
+	bool out_whole;		/* whatever the call returns, it may have filled all */
 	int open_error;		/* of a descriptor among the arguments */
 	int fail_nth;
 
@@ -24,6 +28,7 @@ struct call {
 /* Applies the prefixes to the calling process, for good. LINE is cut up. */
 void call_prepare(struct call *call, char *line);
 void call_run(struct call *call);
+void call_report(const struct call *call, double seconds);
 const char *error_name(int error);
 
 #endif

@@ -21,7 +21,6 @@
 #define MAX_LOOPS	16
 #define MAX_STEPS	8
 #define MAX_ERROR	160
-#define SHOWN		4096
 
 static double now(void)
 {
@@ -31,15 +30,15 @@ static double now(void)
 	return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void report(const struct call *call, double seconds)
+void call_report(const struct call *call, double seconds)
 {
 	long i, shown = call->result < SHOWN ? call->result : SHOWN;
 
 	printf("%ld %s %.4f", call->result, error_name(call->error), seconds);
 	if (call->injected)
 		printf(" injected");
-	if (call->out && shown > (long)call->out_size)
-		shown = call->out_size;
+	if (call->out && (call->out_whole || shown > (long)call->out_size))
+		shown = call->out_size < SHOWN ? call->out_size : SHOWN;
 	if (call->out && shown > 0) {
 		printf(" out=");
 		for (i = 0; i < shown; i++)
@@ -95,7 +94,7 @@ static void run_watched(char *line, double limit)
 		call_prepare(&call, line);
 		start = now();
 		call_run(&call);
-		report(&call, now() - start);
+		call_report(&call, now() - start);
 		_exit(0);
 	}
 	close(end[1]);

@@ -26,6 +26,7 @@ static const struct command {
 	{ "serial-port", cmd_serial_port, "DEVICE ADDRESS" },
 	{ "calls", cmd_calls, "SECONDS" },
 	{ "race", cmd_race, "SEED MS" },
+	{ "hold", cmd_hold, "FOLDER" },
 	{ "shoot", cmd_shoot, "COUNT" },
 	{ "pipe", cmd_pipe, "round|one-way SIZE COUNT CPU CPU" },
 	{ "heartbeat", cmd_heartbeat, "FILE [INTERVAL_MS]" },

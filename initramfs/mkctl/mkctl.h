@@ -37,6 +37,7 @@ int cmd_serial_irq(int argc, char **argv);
 int cmd_serial_port(int argc, char **argv);
 int cmd_calls(int argc, char **argv);
 int cmd_race(int argc, char **argv);
+int cmd_hold(int argc, char **argv);
 int cmd_shoot(int argc, char **argv);
 int cmd_pipe(int argc, char **argv);
 int cmd_heartbeat(int argc, char **argv);

@@ -103,3 +103,22 @@ def test_text_survives(kernel: Any, tmp_path: Path, value: str) -> None:
     calls.call(kernel, f"symlink {argument} s:{target}")
     if value:
         assert str(target.readlink()) == value
+
+
+def test_a_holder_keeps_what_its_calls_open(kernel: Any, tmp_path: Path) -> None:
+    holder = calls.Holder(kernel, str(tmp_path / "hold"))
+    number = holder.call("memfd_create s:mine 0").require().result
+    told, read = holder.calls([f"pwrite {number} raw:kept 4 0", f"pread {number} out:9 9 0"])
+    assert (told.result, read.out) == (4, b"kept")
+    # FIONREAD fills an int, and returns 0.
+    answer = holder.call(f"ioctl {number} 0x541b io:ffffffff").require()
+    assert answer.out == (4).to_bytes(4, "little")
+    assert Path(f"/proc/{holder.pid}/fd/{number}").exists()
+    holder.end()
+    assert not Path(f"/proc/{holder.pid}").exists()
+
+
+def test_a_holder_says_which_line_is_no_call(kernel: Any, tmp_path: Path) -> None:
+    holder = calls.Holder(kernel, str(tmp_path / "hold"))
+    with pytest.raises(HarnessError, match="rubbish"):
+        holder.call("rubbish")
