@@ -16,7 +16,7 @@ import msgspec
 from filelock import FileLock
 from msgspec.structs import replace
 
-from harness import paths
+from harness import faults, paths
 from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
@@ -185,6 +185,17 @@ def _ssh(lab: Lab) -> str:
     return lab.host.run("ls /bin/dropbear")
 
 
+def _faults(lab: Lab) -> str:
+    return lab.host.run(f"insmod {faults.MODULE} && cat /proc/mkfault && rmmod mkfault && echo loads")
+
+
+def _machine_check(lab: Lab) -> str:
+    found = lab.host.run("grep -o 'MCE: .*' /proc/interrupts || true")
+    if not found:
+        raise Absent("the kernel was built without CONFIG_X86_MCE")
+    return found
+
+
 def _kexec(lab: Lab) -> str:
     interface = _plain(lab)
     interface.call("kexec_file_load fd:/boot/bzImage -1 1 s: 0x4", limit=20).require()
@@ -257,6 +268,8 @@ _ALL = (
     Capability("unload", "unload an instance's image", _on_host(_unload)),
     Capability("halt", "stop a spawned kernel by asking it", _on_pair(_halt)),
     Capability("force", "stop a spawned kernel without asking it", _on_pair(_force)),
+    Capability("faults", "fail on demand", _on_host(_faults)),
+    Capability("machine-check", "take a machine check", _on_host(_machine_check)),
     Capability("ssh", "be reached by SSH", _on_host(_ssh)),
     Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
     Capability("kho", "hand memory over to the next kernel", _on_host(_kho)),

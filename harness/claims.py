@@ -21,7 +21,7 @@ from harness.report import history, suite
 from harness.report.suite import Claim, Result, Suite
 
 NAME = "mkharness-claims"
-FEW = 25
+FEW = 100
 
 
 def is_failure(error: BaseException) -> bool:
@@ -158,7 +158,10 @@ class Claims:
 def claim_of(item: pytest.Item, marker: pytest.Mark) -> Claim:
     """Return the claim that a test's marker makes."""
     needs = sorted({name for mark in item.iter_markers("needs") for name in mark.args})
-    return Claim(suite.key_of(item.nodeid), marker.args[0], marker.kwargs["source"], tuple(needs))
+    key, text = suite.key_of(item.nodeid), marker.args[0]
+    if isinstance(item, pytest.Function) and key.startswith(suite.EACH_CASE) and hasattr(item, "callspec"):
+        text = text.format(**item.callspec.params)
+    return Claim(key, text, marker.kwargs["source"], tuple(needs))
 
 
 def count(counted: Suite, report: pytest.TestReport) -> None:

@@ -34,7 +34,7 @@ MARKS = (
     ("v1", b"/proc/multikernel"),
     ("v2", b"mkkernel_pool"),
 )
-WITH_MODULES = {"messages", "ssh"}
+WITH_MODULES = {"faults", "messages", "ssh"}
 """Capabilities that an image does not have here: they take a guest module, or a definition's archive."""
 
 LARGEST = 1 << 30

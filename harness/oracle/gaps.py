@@ -9,9 +9,9 @@ A thread looks about a thousand times a second. What it measures is the harness'
 looks at which two beats following each other were first seen: what the guest did, and what this
 computer withheld from QEMU and from the thread itself. Two more figures tell the latter:
 
-- ``Gap.waited_ms``: how long, within the gap, the vCPU's thread was ready to run and waited for a
-  core of this computer, or QEMU's main loop, which fires its timers, did: the longer of the two, so
-  that never too much is taken off. Source: the second field of /proc/PID/task/TID/schedstat.
+- ``Gap.waited_ms``: how long, within the gap, QEMU's main loop, which fires the timer, and then the
+  vCPU's thread were ready to run and waited for a core of this computer. Where both waited at the
+  same time, it is counted twice. Source: the second field of /proc/PID/task/TID/schedstat.
 - ``Gaps.pause_ms``: the longest time between two looks. No gap is wrong by more than that.
 
 ``waited_ms`` does not know what a core was slower by because another thread shared it, nor waiting
@@ -66,7 +66,7 @@ class Gap:
     @property
     def net_ms(self) -> float:
         """What is left without the waiting for a core."""
-        return max(0.0, self.ms - self.waited_ms)
+        return self.ms - self.waited_ms
 
     def __str__(self) -> str:
         return f"{self.ms:.0f} ms at {self.began:.2f} s{', still open' if self.open else ''}"
@@ -138,8 +138,9 @@ class _Lane:
     longest_net: Gap = NONE
 
     def gap(self, now: float, waits: tuple[float, float], began: float, *, open: bool = False) -> Gap:
-        waited = max(new - old for new, old in zip(waits, self.waits, strict=True))
-        return Gap((now - self.at) * 1000, waited * 1000, self.at - began, now - began, open)
+        length = now - self.at
+        waited = min(length, sum(waits) - sum(self.waits))
+        return Gap(length * 1000, waited * 1000, self.at - began, now - began, open)
 
     def note(self, gap: Gap) -> None:
         self.longest = max(self.longest, gap, key=lambda one: one.ms)

@@ -18,6 +18,8 @@ from rich.text import Text
 from harness.report.columns import printable
 
 FOLDER = "tests/conformance/"
+EACH_CASE = "faults/"
+"""The area in which every case of a test is a claim of its own: another fault. Its text may name the case."""
 OUTCOMES = ("failed", "known", "mended", "passed", "skipped", "not_run")
 """In this order, the first that one of a claim's cases has is the claim's. ``mended``, for a case that
 should have failed as known, is in the end ``failed`` or ``passed``."""
@@ -101,8 +103,9 @@ class Summary(Counts):
 
 def key_of(nodeid: str) -> str:
     """Return the key of the claim that a test case belongs to; empty when it is none of the suite's."""
-    path = nodeid.partition("[")[0]
-    return path.partition(FOLDER)[2]
+    path, _, case = nodeid.partition("[")
+    key = path.partition(FOLDER)[2]
+    return f"{key}[{case}" if case and key.startswith(EACH_CASE) else key
 
 
 @dataclass

@@ -64,6 +64,7 @@ class Console:
         self.name = pump.name
         self._pump = pump
         self._ended = ended
+        self._begun = 0
         self._factor = factor
         past, now = history or History(), time.monotonic()
         self._data = Transcript()
@@ -139,7 +140,12 @@ class Console:
         An expected one does not, but for a panic: nobody will answer.
         """
         with self._changed:
+            since = max(since, self._begun)
             return self._watch.first_unexpected(since) or self._watch.panic(since)
+
+    def renew(self) -> None:
+        """Say that another kernel prints from now on, whom the last one's end does not concern."""
+        self._begun = self.mark
 
     def unexpected(self, since: int = 0) -> Splat | None:
         """Return the first splat told after byte ``since`` that nobody expected."""
@@ -153,9 +159,9 @@ class Console:
 
     @property
     def panicked(self) -> bool:
-        """Whether the kernel has said that it panicked."""
+        """Whether the kernel has said that it panicked, since it began."""
         with self._changed:
-            return self._watch.panic() is not None
+            return self._watch.panic(self._begun) is not None
 
     @contextmanager
     def expected(

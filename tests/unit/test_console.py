@@ -248,6 +248,19 @@ def test_an_expected_panic_ends_no_wait_but_every_command(guest: Guest) -> None:
     assert guest.console.panicked
 
 
+def test_the_end_of_one_kernel_does_not_concern_the_next(guest: Guest) -> None:
+    with guest.console.expected("sysrq"):
+        guest.prints(PANIC)
+    guest.settled().renew()
+    assert not guest.console.panicked
+    assert guest.console.splat() is None
+    guest.prints(b"[    0.0] Linux version 7.3.4\r\n")
+    assert guest.console.expect("Linux version (\\S+)")[1] == "7.3.4"
+    guest.prints(PANIC)
+    assert guest.settled().panicked
+    assert guest.console.splat() is not None
+
+
 def test_a_panic_is_known_whole_without_waiting(guest: Guest) -> None:
     guest.prints(PANIC)
     guest.settled()

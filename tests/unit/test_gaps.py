@@ -114,9 +114,9 @@ def test_who_is_put_to_zero_has_not_beaten(beating: Beating) -> None:
 
 
 def test_waiting_for_a_core_is_taken_off() -> None:
-    gap = watching.Gap(100.0, 40.0, 0.0, 0.1)
-    assert gap.net_ms == 60.0
-    assert watching.Gap(100.0, 140.0, 0.0, 0.1).net_ms == 0.0
+    lane = watching._Lane(Counter(0, 0), 0, 5.0, (1.0, 2.0))
+    assert lane.gap(5.1, (1.03, 2.01), 4.0).net_ms == pytest.approx(60.0)
+    assert lane.gap(5.1, (1.09, 2.08), 4.0).net_ms == pytest.approx(0.0)
 
 
 def test_records_are_kept_and_counted(
