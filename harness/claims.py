@@ -39,6 +39,7 @@ class Claims:
         self.suite = Suite()
         self.capabilities: Mapping[str, bool] = {}
         self.build = ""
+        self.skips: int | None = None
         self.watched = suite.Watched()
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
@@ -80,6 +81,7 @@ class Claims:
         """Take what a worker tells of its kernel."""
         told = getattr(node, "workeroutput", {})
         self.build = told.get("mkharness_build", self.build)
+        self.skips = told.get("mkharness_skips", self.skips)
         self.capabilities = told.get("mkharness_capabilities", self.capabilities)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -95,6 +97,7 @@ class Claims:
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
             output["mkharness_build"] = self.build
+            output["mkharness_skips"] = self.skips
             output["mkharness_capabilities"] = dict(self.capabilities)
             return
         if session.exitstatus == pytest.ExitCode.OK and self.objections():
@@ -116,7 +119,7 @@ class Claims:
             for case in self.suite.mended()
             if self._known[1]
         ]
-        return mended + suite.objections(self.summary(), definition.skips)
+        return mended + suite.objections(self.summary(), self.skips)
 
     def _results(self) -> tuple[Result, ...]:
         self.suite.strict = self._known[1]

@@ -40,7 +40,24 @@ NO_PATH = ("git:", "b4:", "<", "http://", "https://")
 """How a series begins that is no file or folder."""
 
 
-class DebianBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="debian", tag_field="kind"):
+class AnyBase(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    repr_omit_defaults=True,
+    tag_field="kind",
+):
+    """What every base can have: what it is too old, or too new, for."""
+
+    without: tuple[Name, ...] = ()
+    """Fragments of the definition's ``configs`` that it goes without, and capabilities of these names, which
+    are not expected then."""
+    skips: Annotated[int, Meta(ge=0)] | None = None
+    """The definition's ``skips`` on this base, None: no other."""
+
+
+class DebianBase(AnyBase, frozen=True, forbid_unknown_fields=True, tag="debian"):
     """Debian's ``linux-source-*`` package from the first of ``suites`` that has it.
 
     ``package`` may end in ``*``; then the newest version that matches is taken.
@@ -53,7 +70,7 @@ class DebianBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="d
         return f"Debian's {self.package} from {' or '.join(self.suites)}"
 
 
-class PathBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="path", tag_field="kind"):
+class PathBase(AnyBase, frozen=True, forbid_unknown_fields=True, tag="path"):
     """A folder that holds Linux source. It is copied, never modified."""
 
     path: str
@@ -62,7 +79,7 @@ class PathBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pat
         return f"the folder {self.path}"
 
 
-class TarballBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tarball", tag_field="kind"):
+class TarballBase(AnyBase, frozen=True, forbid_unknown_fields=True, tag="tarball"):
     """A source tarball, a local path or an https URL, and the SHA-256 that it must have."""
 
     url: str
@@ -72,7 +89,7 @@ class TarballBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return f"the tarball {self.url}"
 
 
-class GitBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="git", tag_field="kind"):
+class GitBase(AnyBase, frozen=True, forbid_unknown_fields=True, tag="git"):
     """A revision (branch, tag, commit) of a git repository, a local path or a URL.
 
     Of a local repository the revision is looked up every time; of a URL once, and by ``--refresh``.
@@ -241,6 +258,18 @@ def load_definition(name: str) -> Definition:
     )
 
 
+def on_base(definition: Definition, base: Base | None) -> Definition:
+    """Return a definition as it is on one of its bases; None is a base that it does not name."""
+    if base is None:
+        return definition
+    return msgspec.structs.replace(
+        definition,
+        configs=tuple(name for name in definition.configs if name not in base.without),
+        expects=tuple(name for name in definition.expects if name not in base.without),
+        skips=definition.skips if base.skips is None else base.skips,
+    )
+
+
 def split_name(name: str) -> list[str]:
     """Split ``NAME+FRAGMENT+FRAGMENT``; the name may be a path."""
     parts = re.fullmatch(r"(.*?)((?:\+[\w-]+)*)", name, re.DOTALL)
@@ -296,6 +325,11 @@ def _check_names(definition: Definition, file: TomlFile) -> None:
     for keys, what, name, known in named:
         if name not in known:
             raise file.refused(keys, f"there is no {what} {name!r}", known)
+    for at, base in enumerate(definition.bases):
+        for index, name in enumerate(base.without):
+            if name not in definition.configs:
+                keys = ("bases", at, "without", index)
+                raise file.refused(keys, f"there is no fragment {name!r} to go without", definition.configs)
     for place in definition.files:
         if not place or any(part in ("", ".", "..") for part in place.split("/")) or "\0" in place:
             raise file.refused(("files", place), "a guest's file has a path without a leading / and ..")

@@ -134,7 +134,7 @@ def capabilities(request: pytest.FixtureRequest, forks: Forks) -> Mapping[str, F
         found = probe(forks, progress)
     counted = _claims(request.config)
     counted.capabilities = {name: result.present for name, result in found.items()}
-    counted.build = forks.build.digest
+    counted.build, counted.skips = forks.build.digest, forks.build.definition.skips
     return found
 
 

@@ -38,7 +38,7 @@ from harness.build.guest import guest_inputs
 from harness.build.inputs import check_space
 from harness.build.report import PatchReport, lines
 from harness.build.source import parse_base
-from harness.definition import Base, Definition, load_definition
+from harness.definition import Base, Definition, load_definition, on_base
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
 
@@ -151,11 +151,13 @@ def _build(
 ) -> Build:
     _require_given(definition, series, base)
     started = time.time()
-    wishes = kconfig.read_fragments(definition.configs)
-    # A series that was given and is wrong is told before anything is fetched.
+    # What is wrong with fragments, or a series that was given, is told before anything is fetched.
+    kconfig.read_fragments(definition.configs)
     chosen = patches.read(series, progress)
     files = extra.read_files(definition)
     pristine = source.obtain((base,) if base is not None else definition.bases, progress, refresh=refresh)
+    definition = on_base(definition, pristine.base)
+    wishes = kconfig.read_fragments(definition.configs)
     if series is None:
         chosen = patches.read(own_series(definition, pristine.tree), progress)
     ssh = [sshd.archive(progress)] if definition.ssh else []

@@ -19,7 +19,7 @@ from harness.build import kconfig, kernel, messages, own_series, source, store, 
 from harness.build import series as patches
 from harness.build.apply import apply_series, refuse
 from harness.build.inputs import check_space
-from harness.definition import Base, Definition
+from harness.definition import Base, Definition, on_base
 from harness.errors import HarnessError
 from harness.progress import Progress
 
@@ -43,8 +43,9 @@ def build_each(
     Raises HarnessError naming the first patch after which the tree does not build, with the
     compiler's messages; or the patch that does not apply, before anything is built.
     """
-    wishes = kconfig.read_fragments(definition.configs)
+    kconfig.read_fragments(definition.configs)
     pristine = source.obtain((base,) if base is not None else definition.bases, progress)
+    wishes = kconfig.read_fragments(on_base(definition, pristine.base).configs)
     chosen = patches.read(series if series is not None else own_series(definition, pristine.tree), progress)
     refuse(apply_series(pristine, chosen, definition.fuzz))
     folder = paths.cache() / "work" / (definition.name or "unnamed")

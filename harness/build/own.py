@@ -198,5 +198,6 @@ def _definition(dialect: str) -> Definition:
         modules=(),
         files={},
         ssh=False,
-        expects=tuple(name for name in shipped.expects if name not in WITH_MODULES),
+        # What is compiled in for tests alone, nobody's image need have.
+        expects=tuple(name for name in shipped.expects if name not in {*WITH_MODULES, "kho-tests"}),
     )

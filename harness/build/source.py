@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +54,8 @@ class Source:
     version: str
     digest: str
     tree: Path
+    base: Base | None = None
+    """Which of the bases that were asked for it is."""
 
 
 def parse_base(text: str) -> Base:
@@ -90,14 +92,14 @@ def obtain(bases: Sequence[Base], progress: Progress, *, refresh: bool = False) 
         for base in bases:
             known = _recall(base, progress)
             if known is not None:
-                return known
+                return replace(known, base=base)
     failures: list[str] = []
     for base in bases:
         try:
             with progress.step(f"Source: {base}") as step:
                 source = _fetch(base, step)
                 step.done(source.version)
-                return source
+                return replace(source, base=base)
         except HarnessError as error:
             failures.append(f"{base}: {told(error)}")
             if base is not bases[-1]:
@@ -122,7 +124,8 @@ def _fetch(base: Base, step: Step) -> Source:
             check_space(NEEDED_SPACE)
             source = _from_debian(base, step) if isinstance(base, DebianBase) else _from_tarball(base, step)
         temporary = record.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode({**asdict(source), "tree": source.tree.name}))
+        fields = {"kind": source.kind, "version": source.version, "digest": source.digest}
+        temporary.write_bytes(msgspec.json.encode({**fields, "tree": source.tree.name}))
         temporary.rename(record)
         return source
 
@@ -153,7 +156,8 @@ def recorded(base: Base) -> Source | None:
 
 def record_of(base: Base) -> Path:
     """Return the file that remembers what was obtained for a base."""
-    return paths.cache() / "sources" / f"{digest_of(repr(base))}.json"
+    place = msgspec.structs.replace(base, without=(), skips=None)
+    return paths.cache() / "sources" / f"{digest_of(repr(place))}.json"
 
 
 def told(error: HarnessError) -> str:

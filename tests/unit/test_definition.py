@@ -12,7 +12,16 @@ from rich.console import Console
 
 from harness import paths
 from harness.build import build
-from harness.definition import DIALECTS, DebianBase, TarballBase, load_definition, load_topology
+from harness.build.source import record_of
+from harness.definition import (
+    DIALECTS,
+    DebianBase,
+    PathBase,
+    TarballBase,
+    load_definition,
+    load_topology,
+    on_base,
+)
 from harness.errors import UsageError
 from harness.multikernel import dialects
 from harness.progress import Progress
@@ -66,6 +75,8 @@ def test_bases_keep_their_order_and_kind(tmp_path):
         ('topology = "pair"', "", "topology"),
         ('dialect = "reference"', "dialect = 3", "dialect"),
         ("[[bases]]", "[[bases]", "mine.toml"),
+        ('suites = ["sid"]', 'suites = ["sid"]\nwithout = ["kho"]', "kho"),
+        ('suites = ["sid"]', 'suites = ["sid"]\nskips = -1', "skips"),
     ],
 )
 def test_mistake_is_named_with_the_file(tmp_path, was, becomes, named):
@@ -74,6 +85,23 @@ def test_mistake_is_named_with_the_file(tmp_path, was, becomes, named):
     assert named in str(caught.value)
     assert "mine.toml" in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+def test_a_base_goes_without_fragments_and_their_capabilities(tmp_path):
+    text = GOOD.replace(
+        'configs = ["base"]', 'configs = ["base", "kho"]\nexpects = ["spawn", "kho"]\nskips = 1'
+    )
+    old = '[[bases]]\nkind = "path"\npath = "/old"\nwithout = ["kho"]\nskips = 7\n'
+    found = definition(tmp_path, text + old)
+    new, older = (on_base(found, base) for base in found.bases)
+    assert (new.configs, new.expects, new.skips) == (("base", "kho"), ("spawn", "kho"), 1)
+    assert (older.configs, older.expects, older.skips) == (("base",), ("spawn",), 7)
+    assert on_base(found, None) == found
+
+
+def test_what_a_base_goes_without_does_not_make_its_source_another(tmp_path):
+    plain, less = PathBase("/old"), PathBase("/old", without=("kho",), skips=7)
+    assert record_of(plain) == record_of(less)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
