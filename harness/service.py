@@ -24,6 +24,9 @@ from harness.vm.lapic import apic_ids
 DRIFT, ROUNDED = 0.05, 1.1
 """By how much a clock may go wrong, as a part, and what is lost by asking for whole seconds."""
 
+ANSWER = 4.0
+"""Seconds that a kernel has for an answer, before scaling by the accelerator."""
+
 
 class Serving(Protocol):
     """A kernel that counts up a number on each CPU: a Linux (``Kernel``) or a ``Payload``."""
@@ -81,11 +84,11 @@ class Vitals:
 def vitals(kernel: Kernel) -> Vitals:
     """Ask a Linux how it is; have it take 4 KiB and give them back. Raises HarnessError when it does not."""
     data = secrets.token_bytes(4096)
-    kernel.channel.put("/run/vitals", data)
-    if kernel.channel.get("/run/vitals") != data:
+    kernel.channel.put("/run/vitals", data, timeout=ANSWER)
+    if kernel.channel.get("/run/vitals", timeout=ANSWER) != data:
         raise HarnessError(f"{kernel.name} does not give back what it was given")
     earliest = time.monotonic()
-    told = kernel.run("cat /proc/uptime; date +%s; grep -E '^ *(CPU|LOC)' /proc/interrupts", timeout=20)
+    told = kernel.run("cat /proc/uptime; date +%s; grep -E '^ *(CPU|LOC)' /proc/interrupts", timeout=ANSWER)
     latest = time.monotonic()
     uptime, date, cpus, timers = told.splitlines()
     counts = zip(cpus.split(), timers.split()[1:], strict=False)
