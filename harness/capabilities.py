@@ -21,10 +21,11 @@ from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
 from harness.multikernel import calls, messaging, segments
-from harness.multikernel.interface import MOUNT, Interface, Numbers
+from harness.multikernel.interface import MOUNT, Interface, Numbers, mount
 from harness.multikernel.kimage import parse_kimage
 from harness.partition import Partition
 from harness.progress import Progress
+from harness.replacement import replace_host
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -253,6 +254,25 @@ def _apart(lab: Lab) -> str:
     return "no page table maps RAM of another kernel's"
 
 
+def _own_tree(lab: Lab) -> str:
+    pair = lab.pair()
+    mount(pair.spawned)
+    tree = pair.spawned.channel.get(f"{MOUNT}/device_tree")
+    if pair.instance.name.encode() not in tree:
+        raise Absent(f"what {pair.instance.name} reads does not name it: {tree[:40]!r}")
+    return f"{pair.instance.name} has a device tree of {len(tree)} bytes that names it"
+
+
+def _takeover(lab: Lab) -> str:
+    pair, interface = lab.pair(), interface_of(lab)
+    replace_host(lab)
+    interface.mount()
+    state = interface.state(pair.instance.name)
+    if state != "active":
+        raise Absent(f"{pair.instance.name} is {state or 'unknown'} to the host's successor")
+    return f"{pair.instance.name} is {state} to the host's successor"
+
+
 _ALL = (
     Capability("segments", "load a spawned kernel by kexec_load(2)", _on_host(_segments)),
     Capability("fenced", "hide the machine's firmware from spawned kernels", _on_pair(_fenced)),
@@ -270,6 +290,8 @@ _ALL = (
     Capability("force", "stop a spawned kernel without asking it", _on_pair(_force)),
     Capability("faults", "fail on demand", _on_host(_faults)),
     Capability("machine-check", "take a machine check", _on_host(_machine_check)),
+    Capability("own-tree", "tell a spawned kernel what it was granted by a device tree", _on_pair(_own_tree)),
+    Capability("takeover", "take running kernels over when the host is replaced", _on_pair(_takeover)),
     Capability("ssh", "be reached by SSH", _on_host(_ssh)),
     Capability("kexec", "load an ordinary kexec image", _on_host(_kexec)),
     Capability("kho", "hand memory over to the next kernel", _on_host(_kho)),

@@ -233,6 +233,43 @@ def isolation(
     return 0
 
 
+@app.command
+def update(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    topology: TopologyName = "three",
+    accel: AccelName = "auto",
+    kho: Annotated[bool, Parameter(help="Replace the host by KHO, or by plain kexec.")] = True,
+    pictures: Annotated[
+        Path | None, Parameter(help="Folder for a picture (SVG) of each replacement, a lane for each kernel.")
+    ] = None,
+) -> int:
+    """Replace the host kernel, then a spawned one, while the others serve; print who stood still how long."""
+    from harness import update as updating
+    from harness.definition import load_topology
+    from harness.forks import Forks
+    from harness.replacement import WITHOUT_KHO
+    from harness.report import timeline
+    from harness.vm.accel import choose
+
+    progress = Progress()
+    built = _build(kernel, series, base, progress)
+    machine = load_topology(topology or "three")
+    if not kho:
+        machine = msgspec.structs.replace(machine, arguments=(WITHOUT_KHO,))
+    done = updating.run(Forks(built, machine, choose(accel)), progress)
+    for one in done:
+        print("\n".join(one.lines))
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            file = pictures / f"{one.what.replace(' ', '-').replace(',', '')}.svg"
+            file.write_text(timeline.draw(one.what, one.lanes, one.watched), encoding="utf-8")
+            print(f"picture: {file}")
+    return 1 if any(one.stood_still for one in done) else 0
+
+
 @app.command(name="build")
 def build_command(
     kernel: Kernel = "reference",

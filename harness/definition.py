@@ -206,6 +206,8 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pool: Pool
     spawned: tuple[SpawnedKernel, ...]
     serial: tuple[SerialLine, ...]
+    arguments: tuple[Word, ...] = ()
+    """More words for the host kernel's command line, after all others."""
     cores: Count | None = None
     """Cores of a processor socket; 3, for example, gives APIC ids 0, 1, 2, 4, 5, 6. None: one socket."""
     name: str = ""

@@ -114,6 +114,8 @@ class Lab:
         self.host: Kernel
         self.granted: list[Instance] = []
         self.canaries: dict[str, Pages] = {}
+        self.successors: dict[str, int] = {}
+        """Kernels that took another's place on this machine, and their consoles' marks once they were up."""
         self._pairs: dict[str, Pair] = {}
         self._memory: RamServer | None = None
         self._resources = ExitStack()
@@ -170,6 +172,11 @@ class Lab:
         """Have a kernel hold pages that nobody should write, for the stage that may come of this machine."""
         if self._ram_folders is not None:
             kernel.run(f"mkctl canary {mib}")
+
+    def replaced(self, name: str) -> None:
+        """Note that another kernel has come up in place of ``name``: nothing is known of its memory."""
+        self.canaries.pop(name, None)
+        self.successors[name] = self.machine.console(name).mark
 
     def _find_canaries(self) -> None:
         """Note which pages are whose canaries: a spawned kernel's are in its own memory."""
@@ -266,6 +273,7 @@ def machine_spec(build: Build, topology: Topology) -> MachineSpec:
         *dialect.host_arguments(topology),
         NO_TIMER_CHECK,
         *tsc_arguments(),
+        *topology.arguments,
     )
     return MachineSpec(
         kernel=build.bzimage,

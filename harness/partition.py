@@ -174,7 +174,8 @@ class Partition:
 
     def _restarted(self, name: str) -> bool:
         console = self.lab.machine.console(name)
-        said = console.transcript[self._marks[name] :].decode("utf-8", "replace")
+        since = max(self._marks[name], self.lab.successors.get(name, 0))
+        said = console.transcript[since:].decode("utf-8", "replace")
         return _RESTARTED.search(said) is not None
 
     def _strays(self, look: Look) -> Iterator[Finding]:
@@ -183,7 +184,9 @@ class Partition:
         if ram.forked:
             for name, tables in {one.owner.name: one for one in look.tables}.items():
                 canaries = self.lab.canaries.get(name, np.empty(0, np.int64))
-                constants = self._constants(tables)
+                # A successor's were written when it was loaded.
+                successor = name in self.lab.successors
+                constants = np.empty(0, np.int64) if successor else self._constants(tables)
                 strays += [
                     written_constants(ram, written, canaries, f"{name}'s canaries"),
                     written_constants(ram, written, constants, f"{name}'s constants (.rodata)"),

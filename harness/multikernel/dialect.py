@@ -71,6 +71,8 @@ class Dialect:
     """Bytes of payload. Source: RFC v2 14/16."""
     memory_argument: Callable[[str], str] = "mkkernel_pool=16M@{}".format
     """The host's command line argument that names memory, with another address."""
+    takeover: tuple[str, ...] = ()
+    """What tells a host that was started by kexec, and not by KHO, of kernels that run already."""
     linux: Image = LINUX
     """The kernel under test, in the form that ``load`` takes."""
     pooled: bool = True

@@ -21,6 +21,8 @@ AREAS = {
     "Multikernel Shared Memory": "the slots that messages go through",
 }
 """What the series call such memory in /proc/iomem. Source: kernels/reference/README.md, RFC v1 3/7."""
+ROSTER = "mk-roster"
+"""Memory of the pool that is the host's: who runs, for its successor. Source: kernels/reference/README.md."""
 _INSTANCE = re.compile(r"mk-instance-\d+-(.+)-region-\d+")
 
 
@@ -42,12 +44,15 @@ def claimed_layout(
         memory[instance.name].append(instance.ram)
         apic_ids[instance.name] = apic_ids.get(instance.name, frozenset()) | frozenset(instance.apic_ids)
         fixed += instance.fixed
+    roster = []
     for resource in iomem:
         named = _INSTANCE.fullmatch(resource.name)
         if named:
             memory[named[1]].append(resource.region)
+        if resource.name == ROSTER:
+            roster.append(resource.region)
         if resource.name in AREAS:
             fixed.append(FixedArea(resource.region, AREAS[resource.name]))
-    host = Owner(HOST, without(ram, [pool] if pool else []))
+    host = Owner(HOST, merged([*without(ram, [pool] if pool else []), *roster]))
     spawned = (Owner(name, merged(parts), apic_ids.get(name, frozenset())) for name, parts in memory.items())
     return Layout((host, *spawned), tuple(dict.fromkeys(fixed)))

@@ -20,12 +20,14 @@ NUMBERS = Numbers(load_flag=0x100, id_shift=16, start=REBOOT_CMD_START, halt=0x4
 REFERENCE = Dialect(
     name="reference",
     kimage="/proc/kimage",
-    host_arguments=pool_arguments,
+    # Both are off by default. A kernel that has neither hands the words to its first program.
+    host_arguments=lambda topology: (*pool_arguments(topology), "kho=on", "liveupdate=on"),
     spawned_arguments=lambda topology, spawned: console_arguments(topology, spawned.name),
     grant=grant_by_device_tree,
     load=load_by_file(NUMBERS),
     start=start_by_id,
     to_spawned=lambda instance: instance.id,
     to_host=0,
+    takeover=("mk_takeover",),
     numbers=NUMBERS,
 )

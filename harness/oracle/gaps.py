@@ -37,6 +37,8 @@ from harness.vm.ram_pages import Bytes
 
 LOOK = 0.001
 """Seconds between two looks, where this computer is not busy."""
+LONG = 50.0
+"""Milliseconds without a beat that are worth a picture."""
 URGENT = 1
 """Real-time priority of the thread that looks, where that is allowed: it needs little and cannot wait."""
 
@@ -77,12 +79,16 @@ NONE = Gap(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Cpu:
-    """What was seen of one CPU: beats, the longest gap, the longest net one, and the last, open one."""
+    """What was seen of one CPU: beats, the longest gap, the longest net one, the last, open one.
+
+    ``long`` are all gaps of LONG ms and more.
+    """
 
     beats: int
     longest: Gap
     longest_net: Gap
     last: Gap
+    long: tuple[Gap, ...]
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class _Lane:
     beats: int = 0
     longest: Gap = NONE
     longest_net: Gap = NONE
+    long: list[Gap] = field(default_factory=list)
 
     def gap(self, now: float, waits: tuple[float, float], began: float, *, open: bool = False) -> Gap:
         length = now - self.at
@@ -145,6 +152,8 @@ class _Lane:
     def note(self, gap: Gap) -> None:
         self.longest = max(self.longest, gap, key=lambda one: one.ms)
         self.longest_net = max(self.longest_net, gap, key=lambda one: one.net_ms)
+        if gap.ms >= LONG:
+            self.long.append(gap)
 
 
 @dataclass
@@ -220,6 +229,7 @@ class Gaps:
             max(lane.longest, last, key=lambda gap: gap.ms),
             max(lane.longest_net, last, key=lambda gap: gap.net_ms),
             last,
+            (*lane.long, *([last] if last.ms >= LONG else [])),
         )
 
     def _watch(self) -> None:

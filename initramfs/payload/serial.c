@@ -36,11 +36,22 @@ void serial_open(u16 address)
 	outb(port + MCR, 0x03);
 }
 
+/*
+ * A port on PCI is away for a moment while a host that boots asks for the size
+ * of its window: then all ones are read, and nothing of it is true.
+ */
+static u8 line_status(void)
+{
+	u8 status = inb(port + LSR);
+
+	return status == 0xff ? 0 : status;
+}
+
 static void put_char(char c)
 {
 	if (!port)
 		return;
-	while (!(inb(port + LSR) & LSR_ROOM))
+	while (!(line_status() & LSR_ROOM))
 		;
 	outb(port, c);
 }
@@ -96,7 +107,7 @@ bool serial_line(char **line)
 
 	if (!port)
 		return false;
-	while (inb(port + LSR) & LSR_DATA) {
+	while (line_status() & LSR_DATA) {
 		c = inb(port);
 		looks = PATIENCE;
 		if (c == '\r' || c == '\n') {
