@@ -135,7 +135,7 @@ static void say_setup_data(u64 address)
 		field("type", data->type);
 		field("length", data->len);
 		end_line();
-		if (data->type == SETUP_MULTIKERNEL && data->len == sizeof(boot_info) &&
+		if (data->type == SETUP_MULTIKERNEL && data->len >= sizeof(boot_info) &&
 		    reach(address, sizeof(*data) + data->len))
 			copy(&boot_info, data->data, sizeof(boot_info));
 	}
