@@ -110,13 +110,8 @@ TREES: dict[str, tuple[Damage, str]] = {
     "cut off": (lambda left: left.header(1, 64), "is invalid"),
     "longer than its page": (lambda left: left.header(1, 0x7FFF_FFFF), "is in"),
     "parts beyond its end": (lambda left: left.header(9, 0x10000), "is invalid"),
-    "parts in the wrong place": (lambda left: left.header(2, 0x38 + 8), "is in"),
     "another ABI": (lambda left: left.replace(b"kho-v", b"kho-w"), "is incompatible"),
     "no compatible": (lambda left: left.replace(b"compatible\0", b"incompetent"), "is incompatible"),
-    "no map": (
-        lambda left: left.replace(b"preserved-memory-map\0", b"conserved-memory-map\0"),
-        "failed to get",
-    ),
     "a map's address of 4 bytes": (lambda left: left.size_of(left.tree.memory_map, 4), "failed to get"),
 }
 

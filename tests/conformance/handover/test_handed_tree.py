@@ -104,6 +104,7 @@ def test_map_is_complete(lab: Lab, announced: bytes, luo: LiveUpdate, seen: Seen
         tree = parse_tree(ram.read(at, PAGE))
         folios = preserved.folios(ram, tree.memory_map)
         (session,) = preserved.sessions(ram, tree.blobs[LUO])
+    lab.machine.end()
     (file,) = session.files
     assert (session.name, file.token, file.size) == ("session", TOKEN, SIZE)
     assert file.pages.tolist() == pages.tolist(), "the file's pages are others than the page map says"
@@ -136,6 +137,7 @@ def test_not_in_scratch(lab: Lab, luo: LiveUpdate, seen: Seen) -> None:
     with between_kernels(lab) as ram:
         tree = tree_in(ram, shown)
         folios = preserved.folios(ram, tree.memory_map)
+    lab.machine.end()
     seen(
         f"{len(folios)} folios, {sum(folio.size for folio in folios) >> 20} MiB; {moved} MiB had to be moved"
     )

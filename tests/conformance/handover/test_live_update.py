@@ -162,7 +162,7 @@ def test_wrong_order_after(lab: Lab, luo: LiveUpdate, seen: Seen) -> None:
     new.create("one").require()
 
 
-def preserved_regions(lab: Lab, ram: Ram, announced: bytes) -> tuple[list[str], tuple[Region, ...]]:
+def preserved_regions(ram: Ram, announced: bytes) -> tuple[list[str], tuple[Region, ...]]:
     """Return what is handed over at the jump: the sessions' names, and all memory."""
     tree = parse_tree(ram.read(preserved.find_tree(ram, announced), PAGE))
     names = [session.name for session in preserved.sessions(ram, tree.blobs[LUO])]
@@ -199,7 +199,8 @@ def test_cancelled(lab: Lab, luo: LiveUpdate, seen: Seen, cancel) -> None:
     cancel(luo)
     load(lab)
     with between_kernels(lab) as ram:
-        names, regions = preserved_regions(lab, ram, announced)
+        names, regions = preserved_regions(ram, announced)
+    lab.machine.end()
     seen(f"sessions handed over: {names or 'none'}; {listed(pages, regions)} of its pages")
     assert (names, listed(pages, regions)) == ([], 0)
 
@@ -214,7 +215,8 @@ def test_session_alone(lab: Lab, luo: LiveUpdate, seen: Seen) -> None:
     close_all_but_session(luo)
     load(lab)
     with between_kernels(lab) as ram:
-        names, regions = preserved_regions(lab, ram, announced)
+        names, regions = preserved_regions(ram, announced)
+    lab.machine.end()
     seen(f"sessions handed over: {', '.join(names)}; {listed(pages, regions)} of its pages")
     assert (names, listed(pages, regions)) == (["stays"], 100)
 
@@ -243,7 +245,7 @@ def test_file_after_cancelling(luo: LiveUpdate, seen: Seen) -> None:
 
 @claim("creating and cancelling sessions loses no memory", source=SESSIONS)
 def test_no_leak(luo: LiveUpdate, seen: Seen) -> None:
-    kernel, rounds, size = luo.kernel, 24, 8 << 20
+    kernel, rounds, size = luo.kernel, 12, 24 << 20
 
     def free() -> int:
         return int(kernel.run("echo 3 >/proc/sys/vm/drop_caches; awk '/MemFree/ { print $2 }' /proc/meminfo"))
@@ -255,7 +257,7 @@ def test_no_leak(luo: LiveUpdate, seen: Seen) -> None:
         luo.preserve("leak", "data", TOKEN).require()
         luo.close("leak").require()
         luo.close("data").require()
-    # What each CPU keeps at hand comes and goes: 7 MiB were seen.
+    # What each CPU keeps at hand comes and goes: 15 MiB were seen.
     lost = before - free()
-    seen(f"{lost} KiB less free after {rounds} sessions with 8 MiB each")
+    seen(f"{lost} KiB less free after {rounds} sessions with 24 MiB each")
     assert lost < 3 * size >> 10

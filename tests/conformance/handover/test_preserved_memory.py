@@ -42,22 +42,29 @@ def content(lab: Lab, pages: Pages) -> bytes:
 
 
 @claim("a file's pages are the same pages in the successor, to the byte", source=MEMFD)
-@pytest.mark.parametrize("size", [1, 5 * PAGE + 17, 32 << 20], ids=["1 byte", "5 pages and a bit", "32 MiB"])
-def test_exact(lab: Lab, luo: LiveUpdate, seen: Seen, size: int) -> None:
+def test_exact(lab: Lab, luo: LiveUpdate, seen: Seen) -> None:
+    sizes = {"small": 1, "odd": 5 * PAGE + 17, "large": 32 << 20}
     luo.create("exact").require()
-    pages = handed(luo, "exact", "data", size)
-    before, digest = content(lab, pages), luo.digest("data")
-    assert hashlib.sha256(before[:size]).hexdigest() == digest, "the page map names other pages"
+    pages = {name: handed(luo, "exact", name, size, size) for name, size in sizes.items()}
+    before = {name: content(lab, pages[name]) for name in sizes}
+    digests = {name: luo.digest(name) for name in sizes}
+    for name, size in sizes.items():
+        outside = hashlib.sha256(before[name][:size]).hexdigest()
+        assert outside == digests[name], f"{name}: the page map names other pages"
     kexec(lab)
-    assert content(lab, pages) == before, "a page changed before its file was retrieved"
+    for name in sizes:
+        assert content(lab, pages[name]) == before[name], f"{name}: a page changed before it was retrieved"
     new = opened(lab.host)
     new.retrieve("exact").require()
-    new.fetch("exact", TOKEN, "data").require()
-    assert np.array_equal(new.pages("data", size), pages), "the file has other pages than before"
-    assert new.digest("data") == digest
+    for name, size in sizes.items():
+        new.fetch("exact", size, name).require()
+        assert np.array_equal(new.pages(name, size), pages[name]), f"{name} has other pages than before"
+        assert new.digest(name) == digests[name], f"{name} has another content"
     new.finish("exact").require()
-    assert content(lab, pages) == before, "a page changed when its session was finished"
-    seen(f"{len(pages)} pages from {min(pages) * PAGE:#x} to {max(pages) * PAGE:#x}, the same in all of it")
+    for name in sizes:
+        assert content(lab, pages[name]) == before[name], f"{name}: a page changed when all was finished"
+    count = sum(map(len, pages.values()))
+    seen(f"{len(sizes)} files, the largest of {max(sizes.values()) >> 20} MiB: {count} pages, all the same")
 
 
 @claim("holes of a file are handed over as pages of zeros, and its size", source=MEMFD)
