@@ -26,5 +26,5 @@ def test_a_definition_by_its_path_is_shown_and_judged(
     command = [Path(sys.executable).with_name("mkh"), "demo", "--kernel", copy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "every claim held: 10 passed, 0 failed" in done.stderr
+    assert "every claim held: 13 passed, 0 failed" in done.stderr
     assert "user space is up on alpha" in done.stderr
