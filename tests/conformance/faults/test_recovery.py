@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 
@@ -17,6 +18,7 @@ from harness.multikernel.payload import Payload, grant_payload, spawn_payload
 from harness.plugin import Seen, claim
 from harness.scene import Scene, wait_for_state
 from harness.service import gaps
+from harness.vm.console import printed
 
 pytestmark = pytest.mark.needs("spawn", "instances", "halt", "force", "unload")
 
@@ -83,10 +85,17 @@ def test_ten_deaths_of_linux(pair: Pair, live: Interface, seen: Seen) -> None:
 
 def boot_again(pair: Pair) -> None:
     """Load and start the Linux once more, and wait until it answers."""
-    lab = pair.lab
-    pair.spawned.console.renew()
+    lab, console = pair.lab, pair.spawned.console
+    console.renew()
+    began = console.mark
     lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
     lab.dialect.start(pair.host, pair.instance)
+    up = re.compile(printed(f"user space is up on {pair.spawned.name}"))
+    limit = time.monotonic() + BOOT * lab.accel.factor
+    # Not sooner: what is sent to a line that nobody reads yet may be lost, and the agent with it.
+    while not up.search(console.transcript[began:].decode(errors="replace")):
+        assert time.monotonic() < limit, f"it does not come up again:\n{console.tail()}"
+        time.sleep(0.05)
     pair.spawned.channel.wait_ready(timeout=BOOT)
 
 
