@@ -33,7 +33,7 @@ QUIET = 2.0
 MANY = 10
 KHO = "/sys/kernel/debug/kho"
 ENTRY, ID, CPUS, APIC_IDS, NAME, START = 8 + 344, 0, 4, 8, 264, 328
-"""Where in the roster the first slot's entry is, and its fields in there. Source: kernels/reference/0013."""
+"""Where in the roster the first slot's entry is, and its fields in there. Source: kernels/reference/0014."""
 
 pytestmark = pytest.mark.needs("spawn", "kexec")
 both_ways = pytest.mark.parametrize(
