@@ -59,17 +59,19 @@ class Update:
         ]
 
 
-def run(forks: Forks, progress: Progress) -> tuple[Update, Update]:
-    """Replace the host, then the first spawned kernel, on one machine. Raises HarnessError."""
+def run(forks: Forks, progress: Progress) -> tuple[Update, ...]:
+    """Replace the host, then the first spawned kernel, on one machine. Raises HarnessError.
+
+    There is a third kernel if the topology has one. It ends with the host if the others do not outlive that.
+    """
     with forks.lab("spawned", progress) as lab:
-        third = spawn_payload(lab, lab.topology.spawned[1])
-        kernels: dict[str, Serving] = {
-            HOST: lab.host,
-            lab.pair().spawned.name: lab.pair().spawned,
-            third.instance.name: third,
-        }
+        spawned = lab.pair().spawned
+        kernels: dict[str, Serving] = {HOST: lab.host, spawned.name: spawned}
+        for granted in lab.topology.spawned[1:]:
+            kernels[granted.name] = spawn_payload(lab, granted)
         by_kho = WITHOUT_KHO not in lab.topology.arguments
-        return _host(lab, kernels, by_kho), _spawned(lab, kernels)
+        host = _host(lab, kernels, by_kho)
+        return (host,) if host.stood_still else (host, _spawned(lab, kernels))
 
 
 def _host(lab: Lab, kernels: Mapping[str, Serving], by_kho: bool) -> Update:

@@ -16,11 +16,11 @@ from harness.report.timeline import draw
 
 
 @pytest.fixture(scope="module")
-def updates(forks: Forks) -> tuple[update.Update, update.Update]:
+def updates(forks: Forks) -> tuple[update.Update, ...]:
     return update.run(Forks(forks.build, load_topology("three"), forks.accel), Progress())
 
 
-def test_nothing_is_lost_when_the_host_is_replaced(updates: tuple[update.Update, update.Update]) -> None:
+def test_nothing_is_lost_when_the_host_is_replaced(updates: tuple[update.Update, ...]) -> None:
     host, _ = updates
     assert host.lost == ()
     assert len(host.kept) == 3
@@ -29,7 +29,7 @@ def test_nothing_is_lost_when_the_host_is_replaced(updates: tuple[update.Update,
 
 
 def test_the_old_kernel_is_lost_when_a_spawned_one_is_replaced(
-    updates: tuple[update.Update, update.Update],
+    updates: tuple[update.Update, ...],
 ) -> None:
     _, spawned = updates
     assert [fact for fact in spawned.lost if "boot id" not in fact] == []
@@ -37,7 +37,7 @@ def test_the_old_kernel_is_lost_when_a_spawned_one_is_replaced(
     assert {record.bystander for record in spawned.records} == {HOST, "bravo"}
 
 
-def test_the_picture_has_a_lane_for_each(updates: tuple[update.Update, update.Update]) -> None:
+def test_the_picture_has_a_lane_for_each(updates: tuple[update.Update, ...]) -> None:
     for one in updates:
         ElementTree.fromstring(draw(one.what, one.lanes, one.watched))
         assert {lane.name for lane in one.lanes} == {HOST, "alpha", "bravo"}

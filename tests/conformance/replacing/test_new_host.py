@@ -150,9 +150,9 @@ def test_messages_of_the_gap(pair: Pair, seen: Seen, by_kho: bool) -> None:
 
 @claim("messages pass both ways between a spawned kernel and its host's successor", source=README)
 @pytest.mark.needs("messages")
-@both_ways
-def test_messages_afterwards(pair: Pair, seen: Seen, by_kho: bool) -> None:
-    replace_host(pair.lab, told=not by_kho)
+@pytest.mark.needs("takeover", "kho")
+def test_messages_afterwards(pair: Pair, seen: Seen) -> None:
+    replace_host(pair.lab, told=False)
     for sender, receiver, to in (
         (pair.host, pair.spawned, pair.lab.dialect.to_spawned(pair.instance)),
         (pair.spawned, pair.host, pair.lab.dialect.to_host),
@@ -169,10 +169,10 @@ def test_messages_afterwards(pair: Pair, seen: Seen, by_kho: bool) -> None:
 )
 @pytest.mark.needs("halt", "force")
 @pytest.mark.parametrize("how", ["halt", "force"])
-@both_ways
-def test_stopped_by_successor(pair: Pair, live: Interface, seen: Seen, by_kho: bool, how: str) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_stopped_by_successor(pair: Pair, live: Interface, seen: Seen, how: str) -> None:
     name, id = pair.instance.name, pair.instance.id
-    replace_host(pair.lab, told=not by_kho)
+    replace_host(pair.lab, told=False)
     live.mount()
     (live.halt if how == "halt" else live.force)(id).require()
     seen(f"{name} is {live.state(name)} after its {how}")
@@ -188,10 +188,10 @@ def test_stopped_by_successor(pair: Pair, live: Interface, seen: Seen, by_kho: b
     source=README,
 )
 @pytest.mark.needs("force", "remove")
-@both_ways
-def test_removed_by_successor(pair: Pair, live: Interface, seen: Seen, by_kho: bool) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_removed_by_successor(pair: Pair, live: Interface, seen: Seen) -> None:
     host, ram, region = pair.host, ram_of(pair.lab.machine), pair.instance.ram
-    replace_host(pair.lab, told=not by_kho)
+    replace_host(pair.lab, told=False)
     live.mount()
     live.force(pair.instance.id).require()
     live.remove(pair.instance.name).require()
@@ -215,12 +215,10 @@ def test_removed_by_successor(pair: Pair, live: Interface, seen: Seen, by_kho: b
     [("poweroff -f", "ready"), ("echo c >/proc/sysrq-trigger", "failed")],
     ids=["poweroff", "panic"],
 )
-@both_ways
-def test_ended_in_the_gap(
-    pair: Pair, live: Interface, seen: Seen, by_kho: bool, how: str, state: str
-) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_ended_in_the_gap(pair: Pair, live: Interface, seen: Seen, how: str, state: str) -> None:
     lab, alpha = pair.lab, pair.spawned
-    load(lab, told=not by_kho)
+    load(lab, told=False)
     jump(lab)
     with alpha.console.expected("panic|sysrq|crash|NULL|BUG|Oops", required=False):
         alpha.console.send(f"{how}\n")
@@ -238,10 +236,10 @@ def test_ended_in_the_gap(
     source=README,
 )
 @pytest.mark.needs("several", "cpus")
-@both_ways
-def test_one_more(three: Lab, seen: Seen, by_kho: bool) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_one_more(three: Lab, seen: Seen) -> None:
     pair = three.pair()
-    replace_host(three, told=not by_kho)
+    replace_host(three, told=False)
     payload = spawn_payload(three, three.topology.spawned[1])
     seen(f"bravo at {payload.instance.ram}, beside {pair.instance.ram}")
     assert common([payload.instance.ram], [pair.instance.ram]) == ()
@@ -251,13 +249,13 @@ def test_one_more(three: Lab, seen: Seen, by_kho: bool) -> None:
 
 @claim("several instances are taken over, also one with several CPUs", source=README)
 @pytest.mark.needs("several", "cpus")
-@both_ways
-def test_several(three: Lab, seen: Seen, by_kho: bool) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_several(three: Lab, seen: Seen) -> None:
     pair, mk = three.pair(), interface_of(three)
     payload = spawn_payload(three, three.topology.spawned[1])
     names = [pair.instance.name, payload.instance.name]
     before, beats = {name: facts(three.host, name) for name in names}, payload.beats()
-    replace_host(three, told=not by_kho)
+    replace_host(three, told=False)
     mk.mount()
     seen(", ".join(f"{name}: {mk.state(name)}, CPUs {before[name]['cpus'].strip()}" for name in names))
     assert mk.names() == sorted(names)
@@ -286,14 +284,14 @@ def test_memory_is_kept(lab: Lab, mk: Interface, seen: Seen, by_kho: bool) -> No
 
 
 @claim("the host is replaced ten times in a row under the same running kernel", source=PROMISE)
-@both_ways
-def test_ten_times(lab: Lab, mk: Interface, seen: Seen, by_kho: bool) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_ten_times(lab: Lab, mk: Interface, seen: Seen) -> None:
     payload = spawn_payload(lab, lab.topology.spawned[0])
     name = payload.instance.name
     before = facts(lab.host, name)
     with gaps(lab, {name: payload}) as watch:
         for time in range(MANY):
-            replace_host(lab, told=not by_kho)
+            replace_host(lab, told=False)
             mk.mount()
             assert (time, mk.state(name), facts(lab.host, name)) == (time, "active", before)
     seen(f"{watch[name]} in {MANY} replacements")
@@ -305,15 +303,13 @@ def test_ten_times(lab: Lab, mk: Interface, seen: Seen, by_kho: bool) -> None:
     source=README,
 )
 @pytest.mark.parametrize("state", ["ready", "loaded"])
-@both_ways
-def test_not_running(
-    lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, by_kho: bool, state: str
-) -> None:
+@pytest.mark.needs("takeover", "kho")
+def test_not_running(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, state: str) -> None:
     mk.create(alpha).require()
     if state == "loaded":
         mk.load(alpha.id).require()
     lab.granted.clear()
-    replace_host(lab, told=not by_kho)
+    replace_host(lab, told=False)
     mk.mount()
     seen(f"{mk.names() or 'none'} left, {len(lab.host.apic_ids())} CPUs")
     assert mk.names() == []
