@@ -69,7 +69,7 @@ def run(forks: Forks, progress: Progress) -> tuple[Update, ...]:
         kernels: dict[str, Serving] = {HOST: lab.host, spawned.name: spawned}
         for granted in lab.topology.spawned[1:]:
             kernels[granted.name] = spawn_payload(lab, granted)
-        by_kho = WITHOUT_KHO not in lab.topology.arguments
+        by_kho = WITHOUT_KHO not in lab.topology.arguments and "kho" in lab.build.definition.expects
         host = _host(lab, kernels, by_kho)
         return (host,) if host.stood_still else (host, _spawned(lab, kernels))
 

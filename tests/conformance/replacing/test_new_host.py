@@ -318,6 +318,7 @@ def test_not_running(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, 
 
 
 @claim("a successor whose loading fails changes nothing: host and spawned kernels go on", source=README)
+@pytest.mark.needs("instances")
 def test_refused_successor(pair: Pair, live: Interface, seen: Seen) -> None:
     outcome = live.call("kexec_file_load fd:/bin/busybox -1 1 s: 0x4")
     seen(str(outcome))
