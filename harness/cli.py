@@ -349,6 +349,10 @@ def judge(
         int | None,
         Parameter(["--workers", "-n"], help="Processes that share the tests; one more than cores, else."),
     ] = None,
+    coverage: Annotated[
+        Path | None,
+        Parameter(help="Count into this folder which lines of the series are executed; for NAME+gcov."),
+    ] = None,
     json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
 ) -> int:
     """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""
@@ -361,6 +365,8 @@ def judge(
         progress.console.print(suite.claims_list(found), soft_wrap=False)
         print(f"{len(found)} claims")
         return 0
+    if coverage is not None:
+        _require_counters(kernel, bzimage)
     before = testing.recall(against) if against else None
     if bzimage is not None:
         from harness.build.own import own_build
@@ -373,6 +379,7 @@ def judge(
         other = _build(against, None, None, progress)
         _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
     options = _chosen(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
+    options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
     status, now = testing.run(built, [*options, *common], progress, workers=workers)
     if before is not None:
         progress.console.print(testing.comparison(now, before))
@@ -382,6 +389,40 @@ def judge(
     if json:
         print(msgspec.json.encode(now).decode())
     return status
+
+
+def _require_counters(kernel: str, bzimage: Path | None) -> None:
+    from harness import coverage
+    from harness.definition import load_definition
+    from harness.errors import UsageError
+
+    if bzimage is not None:
+        raise UsageError("--coverage needs a kernel that was built here", advice=coverage.ADVICE)
+    coverage.require(load_definition(kernel))
+
+
+@app.command(name="coverage")
+def coverage_command(
+    folder: Path,
+    /,
+    *,
+    lines: Annotated[bool, Parameter(negative="", help="Show the lines that were not executed.")] = False,
+    json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
+) -> int:
+    """Show which lines of the series tests executed that ran with --coverage FOLDER."""
+    from rich.console import Console as Display
+
+    from harness import coverage
+    from harness.report import coverage as report
+
+    found = coverage.read(folder)
+    if json:
+        print(report.json(found))
+        return 0
+    Display(width=None if sys.stdout.isatty() else 160).print(report.table(found))
+    for line in (*report.notes(found), *(report.lines(found, folder) if lines else ())):
+        print(line)
+    return 0
 
 
 @app.command

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from harness.errors import HarnessError
@@ -22,6 +22,8 @@ LAST_STEP = "machine_kexec"
 """The function of a kernel that jumps to its successor: no other CPU runs, nothing is written any more."""
 INITRD = "/boot/initrd"
 NEXT = "/run/next-initrd"
+LEAVING: list[Callable[[Ram], object]] = []
+"""Called with a machine's memory just before its host kernel is replaced, and its memory used by the next."""
 
 
 def load(lab: Lab, *, initrd: str = INITRD, change: Mapping[str, str | None] | None = None) -> None:
@@ -46,6 +48,8 @@ def pack_for_more(lab: Lab) -> str:
 
 def go(lab: Lab) -> None:
     """Let the successor that was loaded take over; it is under way when this returns."""
+    for look in LEAVING:
+        look(ram_of(lab.machine))
     # Behind the agent's back: the command never ends.
     lab.host.run(f"(sleep 0.2; exec mkctl multikernel {REBOOT_CMD_KEXEC:#x} 0) </dev/null >/dev/null 2>&1 &")
 
@@ -78,4 +82,7 @@ def between_kernels(lab: Lab) -> Iterator[Ram]:
         gdb.run()
         go(lab)
         gdb.wait(BOOT_TIMEOUT * lab.accel.factor)
-        yield ram_of(lab.machine)
+        ram = ram_of(lab.machine)
+        for look in LEAVING:
+            look(ram)
+        yield ram

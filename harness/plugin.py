@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.build import Build
     from harness.capabilities import Found
     from harness.claims import Claims
+    from harness.coverage import Collector
     from harness.forks import Forks, StageName
     from harness.lab import Lab, Pair
     from harness.multikernel.interface import Interface
@@ -29,6 +30,8 @@ READY_LAB = pytest.StashKey["Lab"]()
 """Where `mkh demo` puts a lab that already runs."""
 LAB = pytest.StashKey["Lab"]()
 """A test's machine."""
+COLLECTOR: pytest.StashKey[Collector] = pytest.StashKey()
+"""Counts which lines of the series are executed."""
 
 
 def claim(text: str, *, source: str) -> pytest.MarkDecorator:
@@ -60,14 +63,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=True,
         help="do not look after each test from outside whether the kernels kept to their own memory and CPUs",
     )
+    group.addoption(
+        "--coverage",
+        metavar="FOLDER",
+        help="count into FOLDER which lines of the series are executed; for --kernel NAME+gcov",
+    )
     group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers."""
+    """Declare the markers; refuse to count what has no counters."""
     config.addinivalue_line("markers", "claim(text, source): the statement that the test checks")
     config.addinivalue_line("markers", "trespass(why): a kernel leaves its own memory or CPUs in this test")
     config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
+    if config.getoption("--coverage"):
+        _configure_coverage(config)
+
+
+def _configure_coverage(config: pytest.Config) -> None:
+    from harness import coverage
+    from harness.definition import load_definition
+    from harness.errors import UsageError
+
+    # Workers have another folder to start from.
+    config.option.coverage = str(config.invocation_params.dir / config.getoption("--coverage"))
+    try:
+        if config.getoption("--bzimage"):
+            raise UsageError("--coverage needs a kernel that was built here", advice=coverage.ADVICE)
+        coverage.require(load_definition(config.getoption("--kernel")))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.hookimpl(trylast=True)
@@ -227,9 +252,14 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
 
     A failure of the test shows the kernels' consoles.
     """
+    request.node.stash[LAB] = lab
+    with _counted(request, lab):
+        yield from _judged(request, lab)
+
+
+def _judged(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     from harness.partition import Partition
 
-    request.node.stash[LAB] = lab
     marks = {name: console.mark for name, console in lab.machine.consoles.items()}
     exempt = request.node.get_closest_marker("trespass") is not None
     partition = Partition(lab) if request.config.getoption("oracles") and not exempt else None
@@ -238,6 +268,27 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     _check_end(lab, marks)
     if partition is not None:
         _check_partition(request, partition, reach)
+
+
+@contextmanager
+def _counted(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
+    """Count which lines ``lab``'s kernels execute: afterwards, and before a host is replaced."""
+    folder = request.config.getoption("--coverage")
+    if not folder:
+        yield
+        return
+    from harness import coverage, kexec
+
+    stash = request.config.stash
+    if COLLECTOR not in stash:
+        stash[COLLECTOR] = coverage.Collector(Path(folder), lab.build)
+    collector = stash[COLLECTOR]
+    kexec.LEAVING.append(collector.look)
+    try:
+        yield
+    finally:
+        kexec.LEAVING.remove(collector.look)
+        collector.add(lab.machine)
 
 
 def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:
@@ -280,6 +331,24 @@ def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach
         what = "; ".join(finding.what for finding in findings)
         details = [*map(str, findings), "The machine's memory:", text_of(partition.map())]
         raise HarnessError(f"seen from outside: {what}", details="\n".join(details))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print which lines of the series were executed, when that was counted."""
+    folder = config.getoption("--coverage")
+    if not folder or not Path(folder).is_dir() or config.getoption("--collect-only"):
+        return
+    from rich.console import Console
+
+    from harness import coverage
+    from harness.report import coverage as report
+
+    terminalreporter.section("coverage")
+    found = coverage.read(Path(folder))
+    width = None if terminalreporter.isatty else 160
+    Console(file=terminalreporter._tw._file, width=width).print(report.table(found))
+    for line in report.notes(found):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ def run(
         with _stdout_to_stderr():
             status = int(pytest.main(command))
         if not file.exists():
-            return status or 1, Summary()
+            # pytest's own status for a usage error is 4.
+            return 2 if status == pytest.ExitCode.USAGE_ERROR else status or 1, Summary()
         summary = msgspec.json.decode(file.read_bytes(), type=Summary)
     if not summary.not_run and not set(options) & {"-k", "-m", "--deselect", "--ignore"}:
         remember(build, summary)

@@ -20,6 +20,7 @@ import msgspec
 from harness import paths
 from harness.build import (
     clean,
+    coverage,
     extra,
     initramfs,
     kconfig,
@@ -169,6 +170,8 @@ def _build(
         "fuzz": str(definition.fuzz),
         "configuration": kconfig.digest(wishes),
     }
+    if coverage.instrumented(wishes):
+        kernel_inputs["coverage"] = coverage.FLAGS
     spawned = _build_spawned(definition, progress, series, base, refresh)
     other = {} if spawned is None else {"spawned kernel": spawned.digest}
     inputs = {**kernel_inputs, **other, **guest_inputs(definition, initramfs.busybox(progress), files, ssh)}
@@ -236,7 +239,8 @@ def _make(
                 step.done("already compiled")
             else:
                 stamp.unlink(missing_ok=True)
-                compiled = kernel.compile_kernel(tree, wishes, log, step)
+                confined = coverage.variables(wishes, applied)
+                compiled = kernel.compile_kernel(tree, wishes, log, step, variables=confined)
                 stamp.write_text(kernel_digest)
         with progress.step("Guest user space") as step:
             wanted = [paths.INITRAMFS / "modules" / name for name in definition.modules]
@@ -263,6 +267,8 @@ def _make(
             (log, "build.log"),
         ):
             shutil.copyfile(file, entry / name)
+        if coverage.instrumented(wishes):
+            coverage.keep(applied, tree, entry)
         (entry / store.REPORT).write_bytes(msgspec.json.encode(applied.report))
         warnings = messages.split(compiled.warnings, applied.files)
         (entry / store.WARNINGS).write_bytes(msgspec.json.encode(warnings))

@@ -61,10 +61,13 @@ def compiler() -> str:
     return ", ".join(names)
 
 
-def compile_kernel(tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: Step) -> Kernel:
+def compile_kernel(
+    tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: Step, *, variables: Sequence[str] = ()
+) -> Kernel:
     """Configure and compile a tree; its earlier build folder is used as far as it goes.
 
-    ``log`` gets everything that make prints. Raises HarnessError with the compiler's messages.
+    ``log`` gets everything that make prints; make gets ``variables`` (``NAME=VALUE``). Raises
+    HarnessError with the compiler's messages.
     """
     output = tree / OUTPUT
     gone = unfinished.discard(output, keep=WARNINGS)
@@ -76,7 +79,7 @@ def compile_kernel(tree: Path, wishes: Sequence[kconfig.Wish], log: Path, step: 
     step.update("configuring")
     log.write_text(kconfig.configure(tree, output, wishes, make.command(tree), make.environment()))
     _remember(output, Made(("",), tuple(messages.read(log.read_text().splitlines())), 0))
-    targets = ["bzImage"]
+    targets = [*variables, "bzImage"]
     if kconfig.values(output / ".config").get("MODULES") == "y":
         targets.append("modules")
     try:

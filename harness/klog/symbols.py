@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -49,15 +50,25 @@ class Symbols:
             at = self._names.find(wanted, at + 1)
         return None
 
+    def starting(self, prefix: str) -> dict[int, str]:
+        """Return the symbols whose names start with ``prefix``, by address."""
+        begins = [
+            match.start() + 1 for match in re.finditer(b"\\0" + re.escape(prefix.encode()), self._names)
+        ]
+        found = np.flatnonzero(np.isin(self._symbols["name"], begins))
+        return {int(self._symbols["value"][at]): self._name(int(at)) for at in found}
+
     def name(self, address: int) -> str:
         """Return what is at an address: ``function+0x12``, or the bare address outside the kernel."""
         values, places = self._sorted
         at = int(np.searchsorted(values, np.uint64(address), "right")) - 1
         if at < 0 or address < _KERNEL:
             return f"{address:#x}"
-        begin = int(self._symbols["name"][places[at]])
-        name = self._names[begin : self._names.index(b"\0", begin)].decode("ascii", "replace")
-        return f"{name}+{address - int(values[at]):#x}"
+        return f"{self._name(int(places[at]))}+{address - int(values[at]):#x}"
+
+    def _name(self, place: int) -> str:
+        begin = int(self._symbols["name"][place])
+        return self._names[begin : self._names.index(b"\0", begin)].decode("ascii", "replace")
 
     @cached_property
     def _sorted(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
