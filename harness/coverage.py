@@ -8,11 +8,11 @@
 The folder holds all that telling needs, the build may go. Any number of processes count into it,
 now or later: each has a file of its own.
 
-What a kernel executed is lost where its memory was before anybody looked: of a spawned kernel that
-another one was started in place of, mostly of a host that was replaced (``look`` is for
-just before that), and of a QEMU that ended. Code of modules is not counted, and what is noinstr has no
-counters. Counts are sums over machines, each with all since it booted: how often a line was
-executed in the suite is not told by them, but whether it was.
+What a kernel executed is lost where its memory was used again before anybody looked, or QEMU ended:
+of a spawned kernel in whose place another one was started, and of a host that was replaced, unless
+``look`` was called just before that. Code of modules is not counted, and what is noinstr has no
+counters. Counts are sums over looks, each of them with all since the kernel booted: whether a line
+was executed is told by them, how often is not.
 """
 
 from __future__ import annotations
@@ -145,21 +145,21 @@ class Collector:
             if live:
                 machine.freeze()
             try:
-                self._kernels += self.look(ram_of(machine))
+                self.look(ram_of(machine))
             finally:
                 if live and machine.ended() is None:
                     machine.thaw()
         except HarnessError:
             # What there is to say of a machine that is gone, the test says.
             self._gone += 1
-        self._write()
+            self._write()
 
-    def look(self, ram: Ram) -> int:
-        """Count the kernels in a machine's memory; return how many there are."""
-        found = self._counters.read(ram)
-        for values in found:
+    def look(self, ram: Ram) -> None:
+        """Count the kernels in a machine's memory."""
+        for values in self._counters.read(ram):
+            self._kernels += 1
             self._sum += values
-        return len(found)
+        self._write()
 
     def _write(self) -> None:
         tally = Tally(self._machines, self._kernels, self._gone, self._sum.tolist())

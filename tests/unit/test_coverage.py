@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 
 from harness import coverage
+from harness.build import Build, series
 from harness.build import coverage as notes
-from harness.build import series
 from harness.build.apply import apply_series
 from harness.build.kconfig import Wish
 from harness.build.source import Source
-from harness.coverage import About, Tally
+from harness.coverage import About, Collector, Tally
+from harness.definition import load_definition
 from harness.errors import HarnessError, UsageError
 from harness.klog.gcov import Counts, Unit, executed, gcc_version, gcda, read_units
 from harness.model import Region
@@ -332,6 +333,8 @@ def test_a_folder_tells_of_added_lines_alone(running: Running, tmp_path: Path) -
     assert program.unexecuted[0] == (never, never)
     assert program.unexecuted[-1][0] == last
     assert 0 < program.executed < program.lines
+    everything = folder_of(running, tmp_path / "all", '{"program.c": [[1, 99]]}', values)
+    assert program.lines < coverage.read(everything).whole.lines
     assert (gone.lines, gone.counted) == (0, False)
     assert (found.machines, found.kernels) == (2, 4)
     assert "without counters: gone.c" in report.notes(found)
@@ -339,6 +342,40 @@ def test_a_folder_tells_of_added_lines_alone(running: Running, tmp_path: Path) -
     assert not any("getchar" in line for line in report.lines(found, folder))
     told = msgspec.json.decode(report.json(found))
     assert told["percent"] == round(100 * told["executed"] / told["lines"], 1)
+
+
+def built(running: Running, folder: Path, digest: str) -> Build:
+    """Make a build of the program, as if it were a kernel."""
+    (folder / notes.FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / "vmlinux").write_bytes(running.file.read_bytes())
+    (folder / notes.FOLDER / notes.SERIES).write_text('{"program.c": [[1, 99]]}')
+    (folder / notes.FOLDER / "program.gcno").write_bytes((running.folder / "program.gcno").read_bytes())
+    definition = load_definition("reference+gcov")
+    return Build(definition, digest, "7.3", folder, "", reused=True)
+
+
+def test_what_several_processes_count_adds_up(running: Running, memory: Memory, tmp_path: Path) -> None:
+    build, whole = built(running, tmp_path / "entry", "digest"), image(running)
+    memory.mapping[ALIGN : ALIGN + len(whole)] = whole
+    first, second = (Collector(tmp_path / "counts", build) for _ in range(2))
+    for collector in (first, second, second):
+        collector.look(memory.ram)
+    found = coverage.read(tmp_path / "counts")
+    assert found.kernels == 3
+    assert 0 < found.whole.executed < found.whole.lines
+
+
+def test_a_folder_is_one_builds(running: Running, tmp_path: Path) -> None:
+    Collector(tmp_path / "counts", built(running, tmp_path / "entry", "one"))
+    with pytest.raises(UsageError, match="build one; this is other"):
+        Collector(tmp_path / "counts", built(running, tmp_path / "entry", "other"))
+
+
+def test_a_build_whose_notes_are_gone_is_refused(running: Running, tmp_path: Path) -> None:
+    build = built(running, tmp_path / "entry", "one")
+    (tmp_path / "entry" / notes.FOLDER / notes.SERIES).unlink()
+    with pytest.raises(UsageError, match="no counters of a series"):
+        Collector(tmp_path / "counts", build)
 
 
 def test_a_folder_without_counts_says_that_nothing_was_executed(running: Running, tmp_path: Path) -> None:
