@@ -17,6 +17,7 @@ from filelock import FileLock
 from msgspec.structs import replace
 
 from harness import faults, paths
+from harness.definition import Definition
 from harness.errors import HarnessError
 from harness.forks import CODE, Forks
 from harness.lab import Lab
@@ -302,6 +303,11 @@ _ALL = (
 )
 CAPABILITIES = {capability.name: capability for capability in _ALL}
 """By name. To add one: a function that tries it and returns what it saw, and a row here."""
+
+
+def expected(definition: Definition) -> Mapping[str, Found]:
+    """Return what a definition expects of its kernel, by name, without trying it."""
+    return {name: Found(name in definition.expects, "as the definition says") for name in CAPABILITIES}
 
 
 def probe(forks: Forks, progress: Progress) -> Mapping[str, Found]:

@@ -53,6 +53,7 @@ AccelName = Annotated[Literal["auto", "kvm", "tcg"], Parameter(help="How QEMU ru
 
 app.command("harness.cli_series:app", name="series")
 app.command("harness.cli_store:app", name="store")
+app.command("harness.cli_selfcheck:selfcheck", name="selfcheck")
 
 
 def _build(
@@ -353,6 +354,12 @@ def judge(
         Path | None,
         Parameter(help="Count into this folder which lines of the series are executed; for NAME+gcov."),
     ] = None,
+    retry: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Try what failed once more by itself; what holds then is unstable, no success."
+        ),
+    ] = False,
     json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
 ) -> int:
     """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""
@@ -380,7 +387,12 @@ def judge(
         _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
     options = _chosen(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
     options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
-    status, now = testing.run(built, [*options, *common], progress, workers=workers)
+    status, now = testing.run(built, [*options, *common], progress, workers=workers, retry=retry)
+    unstable = [key for key, outcome in now.outcomes.items() if outcome == "unstable"]
+    if unstable:
+        progress.console.print(
+            f"unstable, for they failed and then held: {', '.join(unstable)}", markup=False
+        )
     if before is not None:
         progress.console.print(testing.comparison(now, before))
         new = testing.new_failures(now.outcomes, before.outcomes)

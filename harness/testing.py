@@ -23,46 +23,59 @@ from harness.report import suite
 from harness.report.suite import Summary
 
 CONFORMANCE = paths.CHECKOUT / "tests" / "conformance"
-BAD = {"failed", "not_run"}
+BAD = {"failed", "unstable", "not_run"}
 
 
 def run(
-    build: Build, options: Sequence[str], progress: Progress, *, workers: int | None
+    build: Build, options: Sequence[str], progress: Progress, *, workers: int | None, retry: bool = False
 ) -> tuple[int, Summary]:
     """Run the suite on a kernel, with pytest's ``options``; return the exit status and the counts.
 
     ``workers`` processes share the tests, by default one more than there are cores, since a test
-    waits now and then; 0 runs them in this one. What pytest prints goes to stderr. The counts are
-    remembered for later comparisons when the whole suite ran.
+    waits now and then; 0 runs them in this one. What pytest prints goes to stderr. With ``retry`` each claim
+    that failed is tried once more by itself: one that holds then is counted as unstable, and the run is no
+    success all the same. The counts are remembered for later comparisons when the whole suite ran.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) + 1
-    with tempfile.TemporaryDirectory(prefix="mkharness-") as folder:
-        file = Path(folder) / "claims.json"
-        command = ["--rootdir", str(paths.CHECKOUT), "--claims", str(file), *options]
-        if workers:
-            command += ["-n", str(workers), "--dist", "worksteal"]
-        if not names_tests(options):
-            command.append(str(CONFORMANCE))
-        with _stdout_to_stderr():
-            status = int(pytest.main(command))
-        if not file.exists():
-            # pytest's own status for a usage error is 4.
-            return 2 if status == pytest.ExitCode.USAGE_ERROR else status or 1, Summary()
-        summary = msgspec.json.decode(file.read_bytes(), type=Summary)
+    where = [word for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
+    others = [word for word, is_test in _words(options) if not is_test]
+    status, summary = _pytest([*others, *where], workers)
+    for key in list(summary.failures) if retry else []:
+        progress.console.print(f"once more, by itself: {key}", markup=False)
+        _, again = _pytest([*others, str(CONFORMANCE / key)], 0)
+        if again.outcomes.get(key) == "passed":
+            suite.mark_unstable(summary, key)
     if not summary.not_run and not set(options) & {"-k", "-m", "--deselect", "--ignore"}:
         remember(build, summary)
     return status, summary
 
 
+def _pytest(words: Sequence[str], workers: int) -> tuple[int, Summary]:
+    """Run pytest; return its exit status, and the counts of claims (none, when it did not get that far)."""
+    with tempfile.TemporaryDirectory(prefix="mkharness-") as folder:
+        file = Path(folder) / "claims.json"
+        command = ["--rootdir", str(paths.CHECKOUT), "--claims", str(file), *words]
+        if workers:
+            command += ["-n", str(workers), "--dist", "worksteal"]
+        with _stdout_to_stderr():
+            status = int(pytest.main(command))
+        if not file.exists():
+            # pytest's own status for a usage error is 4.
+            return 2 if status == pytest.ExitCode.USAGE_ERROR else status or 1, Summary()
+        return status, msgspec.json.decode(file.read_bytes(), type=Summary)
+
+
 def names_tests(words: Sequence[str]) -> bool:
-    """Say whether the command line names tests of the suite; the values of some options are paths as well."""
-    before = ("", *words)
-    return any(
-        (paths.CHECKOUT / word.partition("::")[0]).is_relative_to(CONFORMANCE)
-        for option, word in zip(before, words, strict=False)
-        if option not in {"--deselect", "--ignore"}
-    )
+    """Say whether the command line names tests of the suite."""
+    return any(is_test for _, is_test in _words(words))
+
+
+def _words(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the words of a command line, and whether each names tests: some options have paths, too."""
+    for option, word in zip(("", *words), words, strict=False):
+        place = paths.CHECKOUT / word.partition("::")[0]
+        yield word, option not in {"--deselect", "--ignore"} and place.is_relative_to(CONFORMANCE)
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class Counts(msgspec.Struct):
     claims: int = 0
     passed: int = 0
     failed: int = 0
+    unstable: int = 0
     known: int = 0
     skipped: int = 0
     not_run: int = 0
@@ -171,6 +172,14 @@ def summarize(results: Iterable[Result]) -> Summary:
     return summary
 
 
+def mark_unstable(summary: Summary, key: str) -> None:
+    """Count a claim that failed, and held when it was tried again, as unstable."""
+    for counts in (summary, summary.areas[key.partition("/")[0]]):
+        counts.failed -= 1
+        counts.unstable += 1
+    summary.outcomes[key] = "unstable"
+
+
 def objections(summary: Counts, allowed_skips: int | None) -> list[str]:
     """Say why a run without a failed test is no success all the same; ``allowed_skips`` None allows any."""
     said = []
@@ -202,7 +211,7 @@ def results_table(results: Sequence[Result]) -> Table:
 def counts_table(summary: Summary) -> Table:
     """Return one row per area, and one for all of them."""
     table = Table()
-    names = ("claims", "passed", "failed", "known", "skipped", "not_run")
+    names = ("claims", "passed", "failed", "unstable", "known", "skipped", "not_run")
     for name in ("area", *names):
         table.add_column(name.replace("_", " "), justify="left" if name == "area" else "right")
     for area, counts in (*sorted(summary.areas.items()), ("all", summary)):

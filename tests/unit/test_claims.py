@@ -249,3 +249,52 @@ def test_the_value_of_an_option_names_no_tests() -> None:
     assert not testing.names_tests(["--deselect", "tests/conformance/starting/test_soak.py"])
     assert testing.names_tests(["-x", "tests/conformance/loading"])
     assert testing.names_tests([f"{testing.CONFORMANCE}/starting/test_start.py::test_clock"])
+
+
+FLAKY = """
+from pathlib import Path
+from harness.plugin import claim
+
+@claim("it holds the second time", source="a post")
+def test_flaky():
+    tried = Path(__file__).with_name("tried")
+    before = tried.exists()
+    tried.touch()
+    assert before
+
+@claim("it never holds", source="a post")
+def test_bad():
+    assert False
+"""
+
+RETRY = """
+import msgspec
+from pathlib import Path
+from types import SimpleNamespace
+from harness import paths, testing
+from harness.progress import Progress
+
+paths.CHECKOUT = Path.cwd()
+testing.CONFORMANCE = Path.cwd() / "tests" / "conformance"
+build = SimpleNamespace(digest="0123")
+status, summary = testing.run(build, [], Progress(), workers=0, retry=True)
+print(msgspec.json.encode([status, summary]).decode())
+"""
+
+
+def test_a_claim_that_holds_when_tried_again_is_unstable_and_no_success(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pytester.path / AREA
+    folder.mkdir(parents=True)
+    (folder / "test_it.py").write_text(FLAKY)
+    monkeypatch.setenv("MKHARNESS_CACHE", str(pytester.path / "cache"))
+    printed = pytester.runpython_c(RETRY).stdout.lines[-1]
+    status, summary = msgspec.json.decode(printed, type=tuple[int, Summary])
+    assert status == 1
+    assert (summary.claims, summary.failed, summary.unstable) == (2, 1, 1)
+    assert summary.outcomes == {
+        "loading/test_it.py::test_bad": "failed",
+        "loading/test_it.py::test_flaky": "unstable",
+    }
+    assert summary.areas["loading"].unstable == 1
