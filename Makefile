@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # make demo    bring up a host and a spawned kernel, and check what they show
 # make test    the whole test suite
+# make selfcheck  build the reference with one seeded fault after another: does the suite notice? (hours)
 # make check   formatting, lint, types
 # make setup   what the others need: Debian packages and .venv (done by them when missing)
 # make clean   remove .venv and what tools left in the checkout; caches of built kernels stay
@@ -12,13 +13,16 @@ ARGS ?=
 # Processes that share the tests: one more than there are cores, since a test waits now and then.
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 
-.PHONY: demo test check setup clean
+.PHONY: demo test selfcheck check setup clean
 
 demo: setup
 	@$(VENV)/bin/mkh demo $(ARGS)
 
 test: setup
 	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+selfcheck: setup
+	@$(VENV)/bin/mkh selfcheck $(ARGS)
 
 # Every tool runs, whatever the one before said, and each keeps its own exit status.
 check: setup
