@@ -100,10 +100,6 @@ def run(
 
     ``whole`` tries every area, those that the fault names first; ``anew`` takes no earlier verdict.
     """
-    if definition.series is None:
-        raise UsageError(
-            f"{definition.name} has no series to put faults on", advice="name a definition that has one"
-        )
     for number, fault in enumerate(faults, 1):
         with progress.step(f"{number} of {len(faults)}: {fault.name}") as step:
             verdict = _judge(definition, fault, progress, step, whole=whole, anew=anew)
@@ -111,11 +107,27 @@ def run(
         yield verdict
 
 
+def try_claim(definition: Definition, fault: Fault, claim: str, progress: Progress) -> list[Failure]:
+    """Try one claim (``AREA/FILE.py::TEST``) on the kernel with a fault; return how it fails, if it does."""
+    series = _series(definition, fault)
+    build(definition, progress, series=series)
+    with progress.step(f"{claim} with {fault.name}") as step:
+        return _run(definition.name, series, claim, series / "again.log", step)
+
+
+def _series(definition: Definition, fault: Fault) -> Path:
+    """Return a folder with the definition's series, and the fault's patch behind it."""
+    if definition.series is None:
+        raise UsageError(
+            f"{definition.name} has no series to put faults on", advice="name a definition that has one"
+        )
+    return on_top(fault, Path(definition.series), paths.cache() / "seeded" / fault.name)
+
+
 def _judge(
     definition: Definition, fault: Fault, progress: Progress, step: Step, *, whole: bool, anew: bool
 ) -> Verdict:
-    assert definition.series is not None
-    series = on_top(fault, Path(definition.series), paths.cache() / "seeded" / fault.name)
+    series = _series(definition, fault)
     began = time.monotonic()
     try:
         built = build(definition, progress, series=series)
