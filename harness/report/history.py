@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -118,7 +119,8 @@ def _row(shown: Table, suite: str, area: str, runs: Iterable[Run]) -> None:
     most = max(count.claims for _, count in counts)
     whole = [run for run, count in counts if count.claims == most and not count.not_run]
     failed = [run for run, count in counts if count.failed]
-    names = {key for run in failed for key in run.failures if key.startswith(f"{area}/")}
+    # One that failed in some runs and held in others is unstable, and as bad as one that never holds.
+    often = Counter(key for run in failed for key in run.failures if key.startswith(f"{area}/"))
     loads = f"{min(run.load for run in whole):.0f} to {max(run.load for run in whole):.0f}" if whole else ""
     shown.add_row(
         suite,
@@ -127,6 +129,6 @@ def _row(shown: Table, suite: str, area: str, runs: Iterable[Run]) -> None:
         str(len(whole)),
         str(len(failed)),
         loads,
-        ", ".join(sorted(names)),
+        ", ".join(f"{key} ({often[key]} of {len(counts)})" for key in sorted(often)),
         style="red" if failed else "",
     )

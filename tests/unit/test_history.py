@@ -43,7 +43,7 @@ def test_whole_runs_and_failures_are_counted() -> None:
     row = next(line for line in shown().splitlines() if "messages" in line)
     cells = [cell.strip() for cell in row.split("│")]
     assert cells[2:6] == ["messages", "3", "2", "1"], "the run of one claim of three is no whole run"
-    assert cells[7] == "messages/test_x.py::test_y"
+    assert cells[7] == "messages/test_x.py::test_y (1 of 3)"
     assert "7 machines, 0 findings" in shown()
 
 
