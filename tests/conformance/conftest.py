@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,6 +21,8 @@ from harness.vm.accel import choose
 
 SMALL = 64 << 20
 """Bytes of memory that a kernel is loaded into where it need not get far."""
+STATE_LIMIT = 5.0
+"""Seconds until the host has noticed that a spawned kernel ended, before scaling by the accelerator."""
 
 
 @pytest.fixture
@@ -60,6 +63,27 @@ def waiting(lab: Lab) -> Payload:
     payload = grant_payload(lab, lab.topology.spawned[0])
     payload.load()
     return payload
+
+
+@pytest.fixture
+def in_state(lab: Lab, mk: Interface) -> Callable[[str], Payload]:
+    """Make an instance of the payload, and bring it into a state: ready, loaded, active or failed."""
+
+    def bring(state: str) -> Payload:
+        payload = grant_payload(lab, lab.topology.spawned[0])
+        if state != "ready":
+            payload.load()
+        if state in {"active", "failed"}:
+            payload.start()
+        if state == "failed":
+            payload.last_command("crash")
+        deadline = time.monotonic() + STATE_LIMIT * lab.host.factor
+        while mk.state(payload.instance.name) != state and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert mk.state(payload.instance.name) == state
+        return payload
+
+    return bring
 
 
 @pytest.fixture

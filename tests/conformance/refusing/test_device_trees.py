@@ -36,13 +36,14 @@ FIELDS = [
 
 @pytest.fixture
 def untouched(lab: Lab, mk: Interface) -> Iterator[None]:
-    """Whatever the test writes, nothing comes of it; and a good device tree is taken afterwards."""
+    """Whatever the test writes, nothing comes of it, and its names and ids are free for good trees."""
     before = census.take(lab.host)
     yield
     lost = census.take(lab.host).lost_since(before)
     assert not lost, "\n".join(["the refused device trees left something behind:", *lost])
     last = lab.topology.vcpus - 1
-    outcome = mk.create(SpawnedKernel("good", 9, (last,), 64 << 20))
+    good = (SpawnedKernel("alpha", 1, (last,), 64 << 20), SpawnedKernel("bravo", 2, (last - 1,), 64 << 20))
+    outcome = mk.create(*good)
     assert outcome.ok, f"after refused device trees a good one fails: {outcome}"
 
 
@@ -207,6 +208,8 @@ def test_memory(lab: Lab, mk: Interface, seen: Seen) -> None:
     sizes: dict[str, object] = {
         "missing": None, "0": 0, "1": 1, "4095": 4095, "4097": 4097, "64 MiB and a byte": (64 << 20) + 1,
         "the pool and a page": pool + 4096, "4 GiB less a page": 0xFFFFF000, "2^63": [0x80000000, 0],
+        # More than there is, and good numbers were they cut to 32 bits.
+        "4 GiB and 64 MiB": [1, 64 << 20], "2^63 and 64 MiB": [0x80000000, 64 << 20],
         "2^64 less a page": [0xFFFFFFFF, 0xFFFFF000], "2^64 less 1": [0xFFFFFFFF, 0xFFFFFFFF],
         "no bytes": b"", "one byte": b"\x40", "three cells": [0, 0, 64 << 20],
     }  # fmt: skip
