@@ -20,6 +20,21 @@ def test_empty(lab: Lab, seen: Seen) -> None:
     assert text.splitlines()[-1].strip() == EMPTY
 
 
+@claim(
+    "an ordinary kexec image is listed, and the list says that there are none only while there is none",
+    source="RFC v1 7/7 and v2 10/16",
+)
+@pytest.mark.needs("kexec")
+def test_ordinary_image(lab: Lab, seen: Seen) -> None:
+    told = []
+    for line in ("kexec_file_load fd:/boot/bzImage -1 1 s: 0x4", "kexec_file_load -1 -1 0 null 0x1"):
+        calls.call(lab.host, line, limit=20).require()
+        text = lab.host.read(lab.dialect.kimage)
+        told.append(([image.type for image in parse_kimage(text)], EMPTY in text))
+        seen(f"{told[-1][0] or 'no image'}, {'says' if told[-1][1] else 'does not say'} that there is none")
+    assert told == [(["default"], False), ([], True)], f"rows, and whether it says {EMPTY!r}: {told}"
+
+
 @claim("each row's cells stand under their headings", source="known bug V1-20: the row is shifted by one")
 @pytest.mark.needs("spawn")
 def test_columns(pair: Pair, seen: Seen) -> None:
