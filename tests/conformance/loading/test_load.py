@@ -10,7 +10,8 @@ from harness.definition import SpawnedKernel
 from harness.lab import Lab
 from harness.model import Region
 from harness.multikernel import census
-from harness.multikernel.interface import MAGIC1, MAGIC2, Interface
+from harness.multikernel.interface import MAGIC1, MAGIC2, MOUNT, Interface
+from harness.multikernel.payload import FILE as PAYLOAD
 from harness.plugin import Seen, claim
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests, find, regions_of
@@ -122,12 +123,14 @@ def test_second_image(mk: Interface, loaded: SpawnedKernel, seen: Seen) -> None:
 
 
 @claim(
-    "the initrd and the kernel are copied into the instance's memory and nowhere else (seen from outside)",
+    "the initrd and the kernel are copied into the instance's memory to the last byte, and nowhere else"
+    " (seen from outside)",
     source="RFC v2 15/16: segments come from the instance's memory",
 )
 def test_destination(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     # Bytes that are nowhere else: the host's own copies are in its page cache and in this file.
-    pattern = bytes((37 * i * i + 11 * i) % 251 for i in range(4096)) * 3
+    # Their number is odd, and the last is not zero: no unit of copying takes them all by chance.
+    pattern = bytes((37 * i * i + 11 * i) % 251 for i in range(4096)) * 3 + b"end"
     lab.host.channel.put("/run/initrd", pattern)
     ram, region, pool = ram_of(lab.machine), mk.region(ready.name), lab.topology.pool.region
     before = digests(ram)
@@ -222,3 +225,22 @@ def test_command_line(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen)
     found = list(find(ram_of(lab.machine), words.encode() + b"\0", [region]))
     seen(f"{len(words)} characters at {', '.join(map(hex, found))}")
     assert found, f"the command line is not in {region}"
+
+
+@claim(
+    "an image that is loaded brings the device tree of its instance, whole, and not of an earlier one"
+    " (seen from outside)",
+    source="RFC v2 16/16: a spawned kernel restores its instance from the device tree that is handed over",
+)
+@pytest.mark.needs("own-tree", "remove", "unload")
+def test_device_tree_in_memory(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    trees, ram = [], ram_of(lab.machine)
+    for kernel in (alpha, SpawnedKernel("charlie", alpha.id + 6, alpha.cpus, alpha.memory)):
+        mk.create(kernel).require()
+        mk.load(kernel.id, image=PAYLOAD).require()
+        record = lab.host.channel.get(f"{MOUNT}/instances/{kernel.name}/device_tree")
+        trees.append((kernel.name, len(list(find(ram, record, [mk.region(kernel.name)])))))
+        mk.unload(kernel.id).require()
+        mk.remove(kernel.name).require()
+    seen(", ".join(f"{name}'s: {count} time" for name, count in trees))
+    assert [count for _, count in trees] == [1, 1], "the device tree differs from what its host has of it"

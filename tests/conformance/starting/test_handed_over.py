@@ -8,12 +8,10 @@ import secrets
 import fdt
 import pytest
 
-from harness.definition import SpawnedKernel
 from harness.errors import HarnessError
 from harness.lab import Lab, Pair
 from harness.model import merged, without
 from harness.multikernel.interface import MOUNT, Interface, mount
-from harness.multikernel.payload import FILE as PAYLOAD
 from harness.multikernel.payload import SETUP_MULTIKERNEL, Payload, grant_payload, spawn_payload
 from harness.oracle.processors import processors
 from harness.plugin import Seen, claim
@@ -141,24 +139,3 @@ def test_tree_inside(pair: Pair, live: Interface, seen: Seen) -> None:
     assert int.from_bytes(b"".join(cell.to_bytes(4, "big") for cell in told["memory-bytes"])) == (
         pair.instance.ram.size
     )
-
-
-@claim(
-    "a kernel started anew gets the tree of the instance that it runs in, not of an earlier one", source=TREE
-)
-@pytest.mark.needs("own-tree", "remove")
-def test_tree_of_the_instance(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
-    trees = []
-    for kernel in (alpha, SpawnedKernel("charlie", alpha.id + 6, alpha.cpus, alpha.memory)):
-        mk.create(kernel).require()
-        mk.load(kernel.id, image=PAYLOAD).require()
-        region, ram = mk.region(kernel.name), ram_of(lab.machine)
-        record = lab.host.channel.get(f"{MOUNT}/instances/{kernel.name}/device_tree")
-        pages = [page for page in ram.written().tolist() if region.start <= page * 4096 < region.end]
-        # From outside: the tree may cross pages of what was loaded, which lies in one piece.
-        loaded = b"".join(ram.read(page * 4096, 4096) for page in sorted(pages))
-        trees.append((kernel.name, loaded.count(record)))
-        mk.unload(kernel.id).require()
-        mk.remove(kernel.name).require()
-    seen(", ".join(f"{name}'s: {count} time" for name, count in trees))
-    assert [count for _, count in trees] == [1, 1]
