@@ -6,7 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from harness.capabilities import interface_of
 from harness.definition import SpawnedKernel
 from harness.lab import Lab, Pair
 from harness.multikernel import census
@@ -27,6 +29,7 @@ ENDS = {
     "halt": ("halt -f", "ready"),
     "reboot": ("reboot -f", "ready"),
     "sysrq reboot": ("echo b >/proc/sysrq-trigger", "ready"),
+    "sysrq poweroff": ("echo o >/proc/sysrq-trigger", "ready"),
     "panic": ("echo c >/proc/sysrq-trigger", "failed"),
 }
 
@@ -72,6 +75,22 @@ def test_host_lives(pair: Pair, seen: Seen, how: str) -> None:
     assert ended is None, f"{how} in {pair.spawned.name} ended the whole machine: {ended}"
     time.sleep(0.2)
     assert pair.host.heartbeat().stopped_since(before) == [], "CPUs of the host stand still"
+
+
+@claim(
+    "the host knows of a kernel that ended by its own hand, whatever ended it, and has all its CPUs back",
+    source="kernels/reference/README.md: what makes it ready, and what failed",
+)
+@pytest.mark.needs("halt")
+@pytest.mark.parametrize("how", ENDS)
+def test_known_to_the_host(pair: Pair, live: Interface, seen: Seen, how: str) -> None:
+    command, expected = ENDS[how]
+    with pair.spawned.console.expected("panic|sysrq|crash|NULL|BUG|Oops", required=False):
+        pair.spawned.console.send(f"{command}\n")
+        state = wait_for_state(live, pair.spawned.name, pair.lab.accel.factor)
+    seen(f"{how}: {state}; its page tables are on vCPUs {inside(pair)}")
+    assert state == expected, f"after {how} its status is {state}:\n{pair.spawned.console.tail()}"
+    assert inside(pair) == (), "CPUs are in its memory still"
 
 
 @claim(
@@ -124,6 +143,30 @@ def test_asked_to_stop(pair: Pair, live: Interface, seen: Seen, how: str) -> Non
     assert still
     assert live.state(pair.spawned.name) == "ready"
     assert pair.spawned.console.mark == mark, "its console goes on"
+
+
+@claim(
+    "of a Linux on two CPUs none runs on when the call that stops it returns (seen from outside)",
+    source="kernels/reference/README.md: both return once every CPU has left the kernel",
+)
+@pytest.mark.needs("halt", "force", "cpus")
+@pytest.mark.parametrize("how", ["halt", "force"])
+def test_every_cpu(lab: Lab, seen: Seen, how: str) -> None:
+    alpha = lab.topology.spawned[0]
+    lab.topology = replace(lab.topology, spawned=(replace(alpha, cpus=(*alpha.cpus, alpha.cpus[0] - 1)),))
+    pair = lab.pair()
+    pair.spawned.start_heartbeat()
+    granted, mk = sorted(pair.instance.apic_ids), interface_of(lab)
+    assert sorted(inside(pair)) == granted, f"it runs on vCPUs {inside(pair)}"
+    (mk.halt if how == "halt" else mk.force)(pair.instance.id).require()
+    left, still = inside(pair), stands_still(pair)
+    seen(f"{how}: on vCPUs {granted} before, {left or 'none'} afterwards; {mk.state(alpha.name)}")
+    assert not left, f"after {how} vCPUs {left} are not halted outside its memory: they run on"
+    assert still, "its memory still changes"
+    assert mk.state(alpha.name) == "ready"
+    mk.remove(alpha.name).require()
+    for cpu in pair.instance.spawned.cpus:
+        assert lab.host.run(f"taskset -c {cpu} echo runs") == "runs", f"nothing runs on CPU {cpu}"
 
 
 @claim(

@@ -77,6 +77,34 @@ def test_refused_halt(payload: Payload, pulse: Pulse, mk: Interface, lab: Lab, s
 
 
 @claim(
+    "who is interrupted by a signal while a kernel is asked to stop is told so, and not that it stopped",
+    source="kernels/reference/README.md: EINTR a signal came, the request stands",
+)
+@pytest.mark.needs("halt", "force")
+def test_interrupted_halt(payload: Payload, mk: Interface, lab: Lab, seen: Seen) -> None:
+    id, name = payload.instance.id, payload.instance.name
+    payload.command("refuse 1")
+    ended = "cat /run/ended 2>/dev/null || true"
+    # To be stopped and continued is a signal that needs no handler, see signal(7).
+    lab.host.run(
+        f"(mkctl multikernel {mk.numbers.halt:#x} {id} & echo $! >/run/asks; wait $!; echo $? >/run/ended)"
+        " >/run/asked 2>&1 &"
+    )
+    payload.console.expect(r"payload: halt refused\r\n")
+    assert lab.host.run(ended) == "", "the caller did not wait for the kernel"
+    lab.host.run("kill -STOP $(cat /run/asks); sleep 0.2; kill -CONT $(cat /run/asks)")
+    assert becomes(lambda: lab.host.run(ended) != "", lab.host.factor), "it waits on"
+    told, state = lab.host.read("/run/asked").strip(), mk.state(name)
+    seen(f"{told}; {state}")
+    assert "Interrupted system call" in told, (
+        f"a halt that a signal interrupted ended with {told!r}, not EINTR"
+    )
+    assert state == "active"
+    mk.force(id).require()
+    assert mk.state(name) == "ready"
+
+
+@claim(
     "a kernel that does nothing with its interrupts off is stopped by force, and its CPU runs the next one",
     source="multikernel tree: LINUX_REBOOT_CMD_MULTIKERNEL_HALT_FORCE",
 )
