@@ -7,12 +7,14 @@ import time
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.lab import Lab, Pair
 from harness.multikernel import messaging
 from harness.multikernel.interface import Interface
 from harness.multikernel.messaging import refusal
 from harness.multikernel.payload import Payload
 from harness.plugin import Seen, claim
+from harness.scene import wait_for_state
 
 RING = 16
 """Messages that the reference series keeps per sender and receiver. Source: kernels/reference/README.md."""
@@ -82,6 +84,38 @@ def test_panicked(pair: Pair, seen: Seen) -> None:
         time.sleep(0.2)
     seen(said or "taken")
     assert said
+
+
+@claim(
+    "a spawned kernel that has ended, however it did, is no receiver for other spawned kernels, until it is"
+    " started again",
+    source="interface sheet IP-N1: a send to an instance without a kernel",
+)
+@pytest.mark.needs("spawn", "messages", "several", "halt", "force", "unload")
+def test_past_its_end(payloads: tuple[Payload, ...], trio: Lab, mk_of_trio: Interface, seen: Seen) -> None:
+    sender, receiver = payloads[:2]
+    name, id = receiver.instance.name, receiver.instance.id
+    taken = []
+    for how, state in {"stop": "ready", "crash": "failed", "halt": "ready", "force": "ready"}.items():
+        sender.send(id, f"before {how}".encode(), type=messaging.USER)
+        receiver.wait_for(f"before {how}".encode())
+        if how in {"halt", "force"}:
+            (mk_of_trio.halt if how == "halt" else mk_of_trio.force)(id).require()
+        else:
+            receiver.last_command(how)
+        assert wait_for_state(mk_of_trio, name, state, trio.host.factor) == state, f"after {how}"
+        try:
+            sender.send(id, b"too late", type=messaging.USER)
+            taken.append(how)
+        except HarnessError as refused:
+            seen(f"after {how}: {refused.what.rpartition(': ')[2]}")
+        mk_of_trio.unload(id)
+        receiver.load()
+        receiver.start()
+    assert not taken, (
+        f"to {sender.instance.name}, {name} lives on after {', '.join(taken)}: messages to it are sent"
+    )
+    assert receiver.received() == (), "it was started again and got what was sent to an earlier one"
 
 
 @claim(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.errors import HarnessError
-from harness.lab import Lab
+from harness.lab import Lab, Pair
 from harness.multikernel import messaging
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.messaging import hook, hooks, parse_hooks
@@ -114,6 +114,36 @@ def test_several_handlers(payload: Payload, lab: Lab, seen: Seen) -> None:
     seen(f"of 7 messages {calls} calls, and {len(messaging.received(lab.host))} by the module's own")
     assert calls == [6, 7]
     assert len(messaging.received(lab.host)) == 7
+
+
+@claim(
+    "what a handler is called with stays as it was sent while others are at work on it, though its sender"
+    " goes on and finds room",
+    source="kernels/reference/0010: a receiver copies a message before it looks at it",
+)
+@delivers
+def test_sent_meanwhile(pair: Pair, seen: Seen) -> None:
+    host, rounds = pair.host, 4
+    # The second handler of a type is called when the first one, which takes its time, has returned.
+    order = [(TYPE, 0), (TYPE, 1), (OTHER, 0), (OTHER, 1)]
+    for type, number in order:
+        assert not hook(host, f"on {type:#x} {number}")
+    host.run(f"echo busy 10 > {messaging.HOOKS}")
+    # As many of one type as there is room for, then of the other: each takes the place of one unlike it.
+    types = [type for _ in range(rounds // 2) for type in (TYPE, OTHER) for _ in range(RING)]
+    to = pair.lab.dialect.to_host
+    lines = [f"{to} {type:#x} {number:02x}" for number, type in enumerate([*types, messaging.USER])]
+    send = [f"until echo '{line}' >{messaging.SEND} 2>/dev/null; do :; done" for line in lines]
+    pair.spawned.run("\n".join(send), timeout=60)
+    messaging.wait_for(host, bytes([len(types)]))
+    found = hooks(host)
+    calls = {f"{type:#x}, {number + 1}.": found[type, number].calls for type, number in order}
+    seen(f"{len(types)} messages, {RING} of a type in turn; calls by type and handler: {calls}")
+    assert set(calls.values()) == {len(types) // 2}, (
+        f"{len(types) // 2} messages of each type were sent, and its handlers were called so often: {calls};"
+        " one was overwritten while it was delivered"
+    )
+    assert [one.others for one in found.values()] == [0] * len(order)
 
 
 @claim(

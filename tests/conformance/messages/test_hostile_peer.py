@@ -244,7 +244,8 @@ def test_doorbell_elsewhere(payload: Payload, lab: Lab, seen: Seen) -> None:
 
 
 @claim(
-    "a kernel that takes another's id gets none of what the host sends to that one",
+    "a kernel that takes another's id gets none of what the host sends to that one, and sends in no other's"
+    " name to it",
     source="kernels/reference/0010: the host knows by itself whose slot is whose",
 )
 @pytest.mark.needs("several")
@@ -256,6 +257,10 @@ def test_another_id(payloads: tuple[Payload, ...], trio: Lab, seen: Seen) -> Non
     other.wait_for(b"for your eyes only")
     messaging.send(trio.host, foe.instance.id, b"and this is yours")
     foe.wait_for(b"and this is yours")
+    foe.command("echo 0")
+    foe.send(0, b"who am I?", type=messaging.USER)
+    sender = messaging.wait_for(trio.host, b"who am I?").sender
+    assert sender == foe.instance.id, f"its message to the host has the forged sender {sender}"
     seen(f"{foe.instance.name} calls itself {other.instance.id}: {len(foe.received())} message, its own")
     assert [one.payload for one in foe.received()] == [b"and this is yours"]
     assert [one.payload for one in other.received()] == [b"for your eyes only"]
