@@ -11,6 +11,7 @@ import time
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from harness.border import Border, watch
 from harness.lab import Lab, Pair
@@ -35,6 +36,11 @@ TIMER_COUNT = BASE + 0x380
 MACHINES_TIMERS = ("PIT", "HPET", "RTC and CMOS memory", "PIT gate and speaker")
 CALL_VECTORS = {0xFC, 0xFB, 0xFD}
 """Function calls and rescheduling. Source: arch/x86/include/asm/irq_vectors.h."""
+_MODULE = "/lib/modules/mkraw.ko"
+# A module that comes or goes makes the kernel call all of its CPUs at once.
+_AGAIN = f"for n in 1 2 3; do insmod {_MODULE} && rmmod mkraw; done"
+CALLS = f"mkctl shoot 50; test ! -e {_MODULE} || {{ {_AGAIN}; }}"
+"""What makes the CPUs of a kernel call each other."""
 SHOTS = 100
 """Interrupts between the host's CPUs that are enough to say something of them."""
 ENDS = {
@@ -173,15 +179,34 @@ def test_hotplug(pair: Pair, seen: Seen) -> None:
     source=HAJNOCZI,
 )
 def test_host_load(pair: Pair, seen: Seen) -> None:
-    # A module that comes or goes makes the kernel call all of its CPUs at once.
-    module = "/lib/modules/mkraw.ko"
-    again = f"for n in 1 2 3; do insmod {module} && rmmod mkraw; done"
     with watch(pair.lab, pair.instance) as border:
-        pair.host.run(f"mkctl shoot 50; test ! -e {module} || {again}", timeout=30)
+        pair.host.run(CALLS, timeout=30)
     calls = [ipi for ipi in ipis(border.writes) if ipi.vector in CALL_VECTORS]
     seen(f"{len(calls)} interrupts between the host's CPUs")
     assert len(calls) >= SHOTS, "there was no load"
     require_apart(border, seen)
+
+
+@claim(
+    "a spawned kernel whose CPUs call each other all the time, and stop each other at its end, never calls"
+    " its host's",
+    source=HAJNOCZI,
+)
+@pytest.mark.needs("cpus")
+def test_spawned_load(lab: Lab, seen: Seen) -> None:
+    # With two it would call the other one by name; all but itself are a choice from three on.
+    cpus = tuple(range(1, lab.topology.vcpus))
+    lab.topology = replace(lab.topology, spawned=(replace(lab.topology.spawned[0], cpus=cpus),))
+    pair = lab.pair()
+    with watch(lab, pair.instance, during=["stop"]) as border:
+        pair.spawned.run(CALLS, timeout=30)
+        pair.spawned.console.send(f"{ENDS['poweroff']}\n")
+        wait_for_end(pair)
+    calls = [ipi for ipi in ipis(border.writes) if ipi.vector in CALL_VECTORS]
+    seen(f"{len(calls)} interrupts between the {len(cpus)} CPUs of {pair.spawned.name}")
+    require_apart(border, seen)
+    assert len(calls) >= SHOTS, "there was no load"
+    assert pair.host.run("echo alive") == "alive"
 
 
 @claim(
