@@ -136,6 +136,7 @@ _NO_RESTART = ("/proc/sys/kernel/panic", "0")
 _SYSRQ = ("/proc/sys/kernel/sysrq", "1")
 _NMI_PANIC = ("/proc/sys/kernel/unknown_nmi_panic", "1")
 _CRASH = "echo c >/proc/sysrq-trigger"
+_CRASH_ON_LAST = f"taskset -c $(($(nproc) - 1)) sh -c '{_CRASH}'"
 _PANIC = "Kernel panic - not syncing"
 _EAT = "dd if=/dev/zero of=/dev/null bs=8G count=1"
 _OVERCOMMIT = ("/proc/sys/vm/overcommit_memory", "1")
@@ -149,6 +150,8 @@ FAULTS: dict[str, Fault] = {
     "BUG in an interrupt": _by_module("failed", "bug-irq", _PANIC),
     "stack overflow": _by_module("failed", "stack", _PANIC, _ON_OOPS),
     "panic": Fault("failed", _CRASH, _PANIC, (_SYSRQ,)),
+    # A kernel's first CPU is the one that its host started, and the one on which an orderly stop ends.
+    "panic on the last CPU": Fault("failed", _CRASH_ON_LAST, _PANIC, (_SYSRQ,), needs=("cpus",)),
     "panic=0": Fault("stuck", _CRASH, _PANIC, (_SYSRQ, _NO_RESTART)),
     "out of memory": Fault("lives", _EAT, "Out of memory: Killed", (_OVERCOMMIT,)),
     "out of memory, panic": Fault("failed", _EAT, _PANIC, (_OVERCOMMIT, ("/proc/sys/vm/panic_on_oom", "2"))),

@@ -8,8 +8,10 @@ import pytest
 from harness.border import watch
 from harness.faults import FAULTS, provoked
 from harness.isolation.attack import MODULE
+from harness.multikernel.kernel import Kernel
 from harness.plugin import Seen, claim
 from harness.scene import Scene
+from harness.vm import inject
 
 pytestmark = pytest.mark.needs("spawn", "faults", "halt", "several", "cpus")
 
@@ -41,6 +43,27 @@ def test_registers(scene: Scene, seen: Seen, what: str) -> None:
     assert changed == value != theirs
     assert [host.run(f"taskset -c {cpu} sh -c '{read}'") for cpu in cpus] == before
     assert scene.pair.spawned.run("echo alive") == "alive"
+
+
+@claim(
+    "the machine's own NMI (its button, its watchdog) is the host's: no spawned kernel hears of it",
+    source="kernels/reference/0011; review of RFC v1 (Pasha Tatashin): machine-global state",
+)
+def test_nmi_of_the_machine(scene: Scene, seen: Seen) -> None:
+    def nmis(kernel: Kernel) -> int:
+        return sum(int(word) for word in kernel.run("grep NMI: /proc/interrupts").split() if word.isdigit())
+
+    host, spawned = scene.host, scene.pair.spawned
+    before = {kernel: nmis(kernel) for kernel in (host, spawned)}
+    with host.console.expected(".", required=False), spawned.console.expected(".", required=False):
+        inject.nmi(scene.lab.machine)
+        host.console.expect("NMI received for unknown reason")
+        came = {kernel: nmis(kernel) - before[kernel] for kernel in before}
+    seen(", ".join(f"{kernel.name}: {count} NMIs" for kernel, count in came.items()))
+    assert came[host], "it did not reach the host"
+    assert not came[spawned], f"{spawned.name} got {came[spawned]} NMIs that were for its host (LINT1)"
+    assert scene.third is not None
+    assert scene.third.beats()
 
 
 @claim(

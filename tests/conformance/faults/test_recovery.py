@@ -15,16 +15,21 @@ from harness.lab import Lab, Pair
 from harness.multikernel import census, messaging
 from harness.multikernel.interface import Interface
 from harness.multikernel.payload import Payload, grant_payload, spawn_payload
+from harness.oracle.partition import pages_in
 from harness.plugin import Seen, claim
 from harness.scene import Scene, wait_for_state
 from harness.service import gaps
 from harness.vm.console import printed
+from harness.vm.ram import ram_of
+from harness.vm.ram_scan import regions_of
 
 pytestmark = pytest.mark.needs("spawn", "instances", "halt", "force", "unload")
 
 DEATHS, DEATHS_OF_LINUX = 50, 10
 WAYS = {"crash": "failed", "spin": "active", "hang": "active", "stop": "ready"}
 """How the payload dies, and what its instance is then."""
+HALT = 30.0
+"""Seconds that a host waits for a kernel to stop. Source: kernels/reference/README.md."""
 BOOT = 40.0
 """Seconds that a Linux has to boot, before scaling."""
 SOURCE = "kernels/reference/README.md: states; issues 20 and 35 of the multikernel tree"
@@ -100,8 +105,8 @@ def boot_again(pair: Pair) -> None:
 
 
 @claim(
-    "an instance whose kernel failed is removed, and gives everything back",
-    source="interface sheet RC-P3, RC-P4",
+    "an instance whose kernel failed is removed, and gives everything back, its memory cleared",
+    source="interface sheet RC-P3, RC-P4, ME-P5",
 )
 @pytest.mark.needs("remove")
 def test_removed_after_its_death(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
@@ -109,10 +114,35 @@ def test_removed_after_its_death(lab: Lab, mk: Interface, alpha: SpawnedKernel, 
     payload = spawn_payload(lab, lab.topology.spawned[0])
     payload.last_command("crash")
     assert wait_for_state(mk, alpha.name, "failed", lab.host.factor) == "failed"
+    ram, region = ram_of(lab.machine), payload.instance.ram
+    assert ram.rows(pages_in(ram.written(), [region])).any(), "there was nothing to clear"
     mk.remove(alpha.name).require()
     lost = census.take(lab.host).lost_since(before)
-    seen("; ".join(lost) or f"{', '.join(before.lists)} as before")
+    pages = pages_in(ram.written(), [region])
+    left = regions_of(pages[ram.rows(pages).any(axis=1)])
+    seen("; ".join(lost) or f"{', '.join(before.lists)} as before; left in {region}: {len(left)} stretches")
     assert not lost, "\n".join(lost)
+    assert not left, f"memory of the dead kernel was not cleared: {', '.join(map(str, left[:8]))}"
+
+
+@claim(
+    "a kernel that hangs is not halted: who asks is told after a while (ETIMEDOUT), and it is active until it"
+    " is forced",
+    source="kernels/reference/README.md: halt: ETIMEDOUT it did not stop in 30 s, and stays active",
+)
+def test_hung_is_not_halted(payload: Payload, mk: Interface, seen: Seen) -> None:
+    name, number = payload.instance.name, payload.instance.id
+    payload.last_command("hang")
+    began = time.monotonic()
+    outcome = mk.halt(number, limit=2 * HALT)
+    state = mk.state(name)
+    seen(f"{outcome.error or 'halted'} after {time.monotonic() - began:.0f} s, then it is {state}")
+    assert outcome.error == "ETIMEDOUT", f"halting a kernel that hangs returned {outcome}, and it is {state}"
+    assert state == "active"
+    mk.force(number).require()
+    assert mk.state(name) == "ready"
+    payload.load()
+    payload.start()
 
 
 @claim("beside a kernel that failed another one is stopped and started", source="interface sheet FI-P2")
