@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is handed over, as memory holds it between the kernels, compared with what both say of it."""
 
+import fdt
 import pytest
 
 from harness.kexec import await_successor, between_kernels, kexec, load
@@ -16,9 +17,12 @@ from harness.multikernel.handover import (
     parse_tree,
     scratch,
 )
+from harness.multikernel.interface import Interface
 from harness.multikernel.kernel import Kernel
+from harness.multikernel.payload import Payload
 from harness.oracle import preserved
 from harness.plugin import Seen, claim
+from harness.scene import wait_for_state
 from harness.vm.ram import Ram
 from harness.vm.ram_pages import PAGE
 
@@ -57,6 +61,36 @@ def test_announced_whole(lab: Lab, seen: Seen) -> None:
     size = int.from_bytes(shown[4:8], "big")
     seen(f"{len(shown)} of {size} bytes")
     assert set(parse_tree(shown).blobs) == blob_names(lab.host, "out")
+
+
+@claim(
+    "the tree that would be handed over names the spawned kernels that run, at any time, and no others",
+    source="kernels/reference/README.md: by KHO a device tree of the instances that run is handed over",
+)
+@pytest.mark.needs("spawn", "takeover", "force", "unload")
+def test_announces_who_runs(waiting: Payload, mk: Interface, lab: Lab, seen: Seen) -> None:
+    payload, told = waiting, []
+    name, number = payload.instance.name, payload.instance.id
+
+    def announced() -> list[str]:
+        tree = fdt.parse_dtb(lab.host.channel.get(f"{KHO}/out/sub_fdts/multikernel"))
+        return [node.name for node in tree.get_node("/instances").nodes]
+
+    for how, state in {"force": "ready", "stop": "ready", "crash": "failed"}.items():
+        mk.unload(number)
+        payload.load()
+        told.append(("loaded", [], announced()))
+        payload.start()
+        told.append(("active", [name], announced()))
+        if how == "force":
+            mk.force(number).require()
+        else:
+            payload.last_command(how)
+        assert wait_for_state(mk, name, state, lab.host.factor) == state, f"after {how}"
+        told.append((f"{state} after {how}", [], announced()))
+    seen("; ".join(f"{when}: {', '.join(names) or 'nobody'}" for when, _, names in told))
+    wrong = [f"{when}: {names}, not {wanted}" for when, wanted, names in told if names != wanted]
+    assert not wrong, f"the tree for the successor names wrong instances: {'; '.join(wrong)}"
 
 
 @claim(

@@ -16,13 +16,15 @@ from harness.model import Region, without
 from harness.multikernel.interface import Interface
 from harness.multikernel.payload import FILE, Payload, spawn_payload
 from harness.plugin import Seen, claim
+from harness.replacement import replace_host
 from harness.vm.ram import Ram, ram_of
 from harness.vm.ram_scan import digests, find, regions_of
 
 pytestmark = pytest.mark.needs("spawn", "instances", "remove", "unload")
 
 MIB = 1 << 20
-SIZE, MANY = 16 * MIB, 200
+SIZE, MANY = 21 * MIB + 3 * 4096, 200
+"""A size that is no multiple of anything but a page: who clears in larger steps must not forget the rest."""
 STATE_LIMIT = 5.0
 """Seconds until the host has noticed that a spawned kernel stopped, before scaling."""
 POKED = 8
@@ -108,6 +110,31 @@ def test_unloaded(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> 
     seen(f"copies while loaded: {before}; {rest} bytes of {region} are not zero afterwards")
     assert not any(left.values()), f"still in the pool: {left}"
     assert rest == 0
+
+
+@claim(
+    "what an earlier host's instance held is not to be found in an instance that its successor makes there"
+    " (seen from outside)",
+    source="interface sheet ME-P5; kernels/reference/README.md: instances that did not run are lost",
+)
+@pytest.mark.needs("kexec", "takeover", "kho")
+def test_of_an_earlier_host(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> None:
+    ram, word, granted = ram_of(lab.machine), secrets.token_hex(16), replace(alpha, memory=SIZE)
+    mk.create(granted).require()
+    mk.load(alpha.id, image=FILE, arguments=word).require()
+    region = mk.region(alpha.name)
+    assert list(find(ram, word.encode(), [region])), f"the command line is not in {region}"
+    replace_host(lab, told=False)
+    mk.mount()
+    mk.create(granted).require()
+    assert mk.region(alpha.name) == region, "the successor's instance has other memory: this shows nothing"
+    rest = np.flatnonzero(ram.array(region.start, region.size))
+    kept = [f"{at:#x}" for at in find(ram, word.encode(), [region])]
+    seen(f"{len(rest)} bytes of {region} are not zero, the old command line is there {len(kept)} times")
+    assert not len(rest), (
+        f"left there by an earlier host's instance: {len(rest)} bytes, the first at"
+        f" {region.start + int(rest[0]):#x}; its command line at {kept}"
+    )
 
 
 @claim(

@@ -15,7 +15,7 @@ from harness.definition import SpawnedKernel
 from harness.lab import Lab, Pair
 from harness.model import Region, common
 from harness.multikernel import messaging
-from harness.multikernel.interface import MOUNT, Interface
+from harness.multikernel.interface import MOUNT, Interface, mount
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.layout import HOST
 from harness.multikernel.payload import FILE as PAYLOAD
@@ -97,18 +97,27 @@ def test_serves_on(pair: Pair, seen: Seen, by_kho: bool) -> None:
 
 
 @claim(
-    "the host's successor finds the running instance with its id, CPUs, memory and device tree", source=README
+    "the host's successor finds the running instance with its id, CPUs, memory and device tree, which is the"
+    " one that the spawned kernel has",
+    source=README,
 )
+@pytest.mark.needs("own-tree")
 @both_ways
 def test_found_again(pair: Pair, live: Interface, seen: Seen, by_kho: bool) -> None:
     name = pair.instance.name
     before = facts(pair.host, name)
     replace_host(pair.lab, told=not by_kho)
     live.mount()
+    mount(pair.spawned)
+    own = pair.spawned.channel.get(f"{MOUNT}/device_tree").hex()
     seen(f"{name} is {live.state(name)}: {before['cpus']} and {before['/proc/iomem']}")
     assert live.names() == [name]
     assert live.state(name) == "active"
     assert facts(pair.host, name) == before
+    assert own == before["device tree"], (
+        f"{name}'s own device_tree has {len(own) // 2} bytes, its host's of it"
+        f" {len(before['device tree']) // 2}, and they differ"
+    )
 
 
 @claim(
@@ -315,6 +324,32 @@ def test_not_running(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, 
     assert mk.names() == []
     assert len(lab.host.apic_ids()) == lab.topology.vcpus
     mk.create(alpha).require()
+
+
+@claim(
+    "a kernel that has stopped is not taken over, one behind its memory is found where it is, and the"
+    " successor gives away only what is free",
+    source=README,
+)
+@pytest.mark.needs("several", "cpus", "force")
+@pytest.mark.needs("takeover", "kho")
+def test_gap_before(three: Lab, seen: Seen) -> None:
+    pair, mk = three.pair(), interface_of(three)
+    gone, payload = pair.instance, spawn_payload(three, three.topology.spawned[1])
+    name = payload.instance.name
+    assert gone.ram.end <= payload.instance.ram.start, "the one that goes is not before the other: no gap"
+    mk.force(gone.id).require()
+    before = facts(three.host, name)
+    replace_host(three, told=False)
+    mk.mount()
+    states = {one: mk.state(one) for one in mk.names()}
+    seen(f"{gone.name} stopped before; the successor has {states}")
+    assert states == {name: "active"}, f"{gone.name} was ready and no kernel ran there, then: {states}"
+    assert facts(three.host, name) == before
+    assert len(three.host.apic_ids()) == three.topology.vcpus - len(payload.instance.apic_ids)
+    mk.create(gone.spawned).require()
+    assert common([mk.region(gone.name)], [payload.instance.ram]) == ()
+    assert ticks_on(payload)
 
 
 @claim("a successor whose loading fails changes nothing: host and spawned kernels go on", source=README)
