@@ -171,12 +171,13 @@ class Collector:
 def read(folder: Path) -> Coverage:
     """Return what a folder tells. Raises UsageError when it is none that was counted into."""
     about = _about(folder)
-    tallies = [
-        msgspec.json.decode(file.read_bytes(), type=Tally) for file in sorted(folder.glob("counts-*.json"))
-    ]
-    counts = sum((np.array(one.counts, np.uint64) for one in tallies), start=np.uint64(0))
+    size = sum(unit.size for unit in about.units)
+    tallies = [_tally(file, size) for file in sorted(folder.glob("counts-*.json"))]
+    counts = np.zeros(size, np.uint64)
+    for one in tallies:
+        counts += np.array(one.counts, np.uint64)
     kept = folder / _KEPT
-    told = _lines(kept, about.units, np.broadcast_to(counts, sum(unit.size for unit in about.units)))
+    told = _lines(kept, about.units, counts)
     files = tuple(_coverage(name, added, told.get(name)) for name, added in read_series(kept).items())
     return Coverage(
         about.kernel,
@@ -200,6 +201,16 @@ def _about(folder: Path) -> About:
         raise UsageError(
             f"{folder} holds no coverage: {error}", advice="give the folder that --coverage wrote to"
         ) from None
+
+
+def _tally(file: Path, size: int) -> Tally:
+    try:
+        tally = msgspec.json.decode(file.read_bytes(), type=Tally)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{file} holds no counts: {error}", advice="remove it") from None
+    if len(tally.counts) != size or not all(0 <= count < 1 << 63 for count in tally.counts):
+        raise UsageError(f"{file} holds other counts than this build has", advice="remove it")
+    return tally
 
 
 def _lines(kept: Path, units: Sequence[Unit], counts: Counts) -> dict[str, dict[int, int]]:

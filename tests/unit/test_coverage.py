@@ -387,6 +387,15 @@ def test_a_folder_without_counts_says_that_nothing_was_executed(running: Running
     assert coverage.read(zeros).whole.lines > 5
 
 
+@pytest.mark.parametrize(("counts", "why"), [("[1]", "other counts"), ("[-1", "no counts")])
+def test_damaged_counts_are_named(running: Running, tmp_path: Path, counts: str, why: str) -> None:
+    folder = folder_of(running, tmp_path / "counts", '{"program.c": [[1, 99]]}')
+    text = f'{{"machines": 1, "kernels": 1, "gone": 0, "counts": {counts}}}'
+    (folder / "counts-1.json").write_text(text)
+    with pytest.raises(UsageError, match=f"counts-1.json holds {why}"):
+        coverage.read(folder)
+
+
 def test_a_folder_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no coverage"):
         coverage.read(tmp_path)
