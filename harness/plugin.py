@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.multikernel.interface import Interface
     from harness.multikernel.payload import Payload
     from harness.partition import Partition
+    from harness.vm.machine import Machine
 
 # The rest of the harness is imported where it is used: a plugin is loaded by every pytest run.
 
@@ -262,7 +263,7 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     A failure of the test shows the kernels' consoles.
     """
     request.node.stash[LAB] = lab
-    with _counted(request, lab):
+    with counted(request.config, lab.build, lab.machine):
         yield from _judged(request, lab)
 
 
@@ -280,24 +281,26 @@ def _judged(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
-def _counted(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
-    """Count which lines ``lab``'s kernels execute: afterwards, and before a host is replaced."""
-    folder = request.config.getoption("--coverage")
+def counted(config: pytest.Config, build: Build, machine: Machine) -> Iterator[None]:
+    """With --coverage, count which lines ``machine``'s kernels execute: afterwards, and before a host leaves.
+
+    ``watched`` does; a test that boots a machine by itself enters this.
+    """
+    folder = config.getoption("--coverage")
     if not folder:
         yield
         return
     from harness import coverage, kexec
 
-    stash = request.config.stash
-    if COLLECTOR not in stash:
-        stash[COLLECTOR] = coverage.Collector(Path(folder), lab.build)
-    collector = stash[COLLECTOR]
+    if COLLECTOR not in config.stash:
+        config.stash[COLLECTOR] = coverage.Collector(Path(folder), build)
+    collector = config.stash[COLLECTOR]
     kexec.LEAVING.append(collector.look)
     try:
         yield
     finally:
         kexec.LEAVING.remove(collector.look)
-        collector.add(lab.machine)
+        collector.add(machine)
 
 
 def _check_end(lab: Lab, marks: Mapping[str, int]) -> None:

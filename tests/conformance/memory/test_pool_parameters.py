@@ -16,7 +16,7 @@ from harness.lab import BOOT_TIMEOUT, machine_spec
 from harness.model import Region, common, without
 from harness.multikernel.dialect import pool_arguments
 from harness.multikernel.kernel import POOL, Resource, parse_iomem
-from harness.plugin import Seen, claim
+from harness.plugin import Seen, claim, counted
 from harness.vm.accel import choose
 from harness.vm.console import printed
 from harness.vm.machine import Machine
@@ -71,7 +71,7 @@ def boot(build: Build, pytestconfig: pytest.Config) -> Boot:
     def run(arguments: str) -> Booted:
         cmdline, found = re.subn(r"\bmkkernel_pool=\S+", arguments, spec.cmdline)
         assert found == 1, f"the host's command line has no mkkernel_pool=: {spec.cmdline}"
-        with Machine(replace(spec, cmdline=cmdline), accel) as machine:
+        with Machine(replace(spec, cmdline=cmdline), accel) as machine, counted(pytestconfig, build, machine):
             console, channel = machine.console("host"), machine.channel("host")
             console.expect(printed("mkh: user space is up on host"), timeout=BOOT_TIMEOUT)
             channel.wait_ready(timeout=BOOT_TIMEOUT)

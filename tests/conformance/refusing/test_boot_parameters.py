@@ -11,7 +11,7 @@ from harness.definition import Topology
 from harness.lab import BOOT_TIMEOUT, machine_spec
 from harness.multikernel.dialects import find_dialect
 from harness.multikernel.kernel import parse_iomem
-from harness.plugin import Seen, claim
+from harness.plugin import Seen, claim, counted
 from harness.vm.accel import choose
 from harness.vm.console import printed
 from harness.vm.machine import Machine
@@ -43,7 +43,8 @@ def test_memory_argument(
     name = argument.partition("=")[0]
     cmdline, found = re.subn(rf"\b{name}=\S+", argument, spec.cmdline)
     assert found == 1, f"the host's command line has no {name}"
-    with Machine(replace(spec, cmdline=cmdline), choose(pytestconfig.getoption("--accel"))) as machine:
+    accel = choose(pytestconfig.getoption("--accel"))
+    with Machine(replace(spec, cmdline=cmdline), accel) as machine, counted(pytestconfig, build, machine):
         console = machine.console("host")
         console.expect(printed("mkh: user space is up on host"), timeout=BOOT_TIMEOUT)
         channel = machine.channel("host")
