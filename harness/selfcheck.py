@@ -98,11 +98,16 @@ def run(
 ) -> Iterator[Verdict]:
     """Judge faults one by one; one that was caught before on the same build, by any suite, is not run again.
 
+    What keeps one from being judged (it does not apply, does not compile) is told in its verdict.
     ``whole`` tries every area, those that the fault names first; ``anew`` takes no earlier verdict.
     """
     for number, fault in enumerate(faults, 1):
         with progress.step(f"{number} of {len(faults)}: {fault.name}") as step:
-            verdict = _judge(definition, fault, progress, step, whole=whole, anew=anew)
+            try:
+                verdict = _judge(definition, fault, progress, step, whole=whole, anew=anew)
+            except HarnessError as error:
+                progress.console.print(str(error), markup=False)
+                verdict = Verdict(fault=fault.name, expected=fault.areas, error=error.what)
             step.done(verdict.caught_by or verdict.error or "MISSED")
         yield verdict
 
@@ -129,10 +134,7 @@ def _judge(
 ) -> Verdict:
     series = _series(definition, fault)
     began = time.monotonic()
-    try:
-        built = build(definition, progress, series=series)
-    except HarnessError as error:
-        return Verdict(fault=fault.name, expected=fault.areas, error=error.what)
+    built = build(definition, progress, series=series)
     build_seconds = time.monotonic() - began
     kept = [one for one in history.kept(built.digest, KIND, Verdict) if one.caught_by]
     if kept and not anew:
@@ -194,13 +196,15 @@ def _run(kernel: str, series: Path, what: str, log: Path, step: Step, *, workers
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(5)
             status = child.poll()
-    if status not in {0, 1} or not report.exists():
+    found = failures(report) if report.exists() else []
+    # xdist calls it an interruption (2) when it stops at a failure.
+    if status != 0 and not found:
         raise HarnessError(
             f"the suite did not end as it should: exit status {status}",
             details="\n".join(log.read_text(errors="replace").splitlines()[-15:]),
             advice=f"read {log}",
         )
-    return failures(report)
+    return found
 
 
 def failures(report: Path) -> list[Failure]:
