@@ -9,19 +9,15 @@ from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console as Display
 
-from harness import seeded
-from harness import selfcheck as checking
-from harness.definition import load_definition
+from harness import paths
 from harness.progress import Progress
-from harness.report import selfcheck as report
 
 
 def selfcheck(
     *,
     faults: Annotated[str, Parameter(help="Only the faults with such names (memory-*).")] = "*",
-    faults_from: Annotated[Path, Parameter(help="Folder of patches, each one fault.")] = seeded.SHIPPED,
+    faults_from: Annotated[Path, Parameter(help="Folder of patches, each one fault.")] = paths.FAULTS,
     kernel: Annotated[
         str, Parameter(help="Definition with the series that they go on top of.")
     ] = "reference",
@@ -35,6 +31,13 @@ def selfcheck(
 
     Verdicts are kept: a fault that was caught on the same build is not run again.
     """
+    from rich.console import Console as Display
+
+    from harness import seeded
+    from harness import selfcheck as checking
+    from harness.definition import load_definition
+    from harness.report import selfcheck as report
+
     progress = Progress()
     chosen = seeded.find(faults_from, faults)
     verdicts = list(checking.run(load_definition(kernel), chosen, progress, whole=whole, anew=anew))

@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.progress import LOG_WIDTH, Progress
 from harness.report.patches import as_table, as_values
 
-app = App(name="series", help="Look at a patch series, and try it on a base.", version_flags=[])
+app = App(name="series", version_flags=[])
 
 
 Place = Annotated[

@@ -17,7 +17,7 @@ from harness.build import clean, inuse, report, store
 from harness.errors import UsageError
 from harness.progress import Progress
 
-app = App(name="store", help="Show what was built and kept, and remove what is old.", version_flags=[])
+app = App(name="store", version_flags=[])
 
 Json = Annotated[bool, Parameter(help="Print JSON.")]
 

@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 KERNELS = CHECKOUT / "kernels"
 TOPOLOGIES = KERNELS / "topologies"
 CONFIGS = CHECKOUT / "configs"
+FAULTS = KERNELS / "faults"
 INITRAMFS = CHECKOUT / "initramfs"
 
 

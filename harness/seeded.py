@@ -21,7 +21,6 @@ from pathlib import Path
 from harness import paths
 from harness.errors import UsageError
 
-SHIPPED = paths.KERNELS / "faults"
 FIELDS = ("Breaks", "Area", "Proof", "Clue")
 
 _FIELD = re.compile(r"^(?:#\s*)?([A-Z][a-z]+):\s*(.*)$")
@@ -49,7 +48,7 @@ class Fault:
         return any(clue.lower() in text.lower() for clue in self.clues) if self.clues else None
 
 
-def find(folder: Path = SHIPPED, pattern: str = "*") -> tuple[Fault, ...]:
+def find(folder: Path = paths.FAULTS, pattern: str = "*") -> tuple[Fault, ...]:
     """Return the faults in a folder whose names match, by name.
 
     Raises UsageError when there is none.

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""`mkh test`, `coverage`, `runs`: a kernel judged, and what is known of earlier runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from harness.cli_options import (
+    AccelName,
+    BaseText,
+    DialectName,
+    Image,
+    Kernel,
+    Series,
+    TopologyName,
+    Vmlinux,
+    build_of,
+    chosen_words,
+)
+from harness.progress import Progress
+
+
+def judge(
+    *arguments: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Passed on to pytest: -k, -x, files.")
+    ],
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    bzimage: Image = None,
+    vmlinux: Vmlinux = None,
+    dialect: DialectName = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+    listing: Annotated[bool, Parameter("--list", negative="", help="List the claims; run nothing.")] = False,
+    against: Annotated[
+        str | None,
+        Parameter(
+            help="Compare with another kernel definition, an earlier build's digest, or a --json file."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        Parameter(["--workers", "-n"], help="Processes that share the tests; one more than cores, else."),
+    ] = None,
+    coverage: Annotated[
+        Path | None,
+        Parameter(help="Count into this folder which lines of the series are executed; for NAME+gcov."),
+    ] = None,
+    retry: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Try what failed once more by itself; what holds then is unstable, no success."
+        ),
+    ] = False,
+    json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
+) -> int:
+    """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""
+    from harness import testing
+    from harness.report import suite
+
+    progress = Progress()
+    if listing:
+        found = testing.collect(kernel)
+        progress.console.print(suite.claims_list(found), soft_wrap=False)
+        print(f"{len(found)} claims")
+        return 0
+    if coverage is not None:
+        _require_counters(kernel, bzimage)
+    before = testing.recall(against) if against else None
+    if bzimage is not None:
+        from harness.build.own import own_build
+
+        built = own_build(bzimage, vmlinux, dialect, progress)
+    else:
+        built = build_of(kernel, series, base, progress)
+    common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
+    if against and before is None:
+        other = build_of(against, None, None, progress)
+        _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
+    options = chosen_words(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
+    options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
+    status, now = testing.run(built, [*options, *common], progress, workers=workers, retry=retry)
+    unstable = [key for key, outcome in now.outcomes.items() if outcome == "unstable"]
+    if unstable:
+        progress.console.print(
+            f"unstable, for they failed and then held: {', '.join(unstable)}", markup=False
+        )
+    if before is not None:
+        progress.console.print(testing.comparison(now, before))
+        new = testing.new_failures(now.outcomes, before.outcomes)
+        progress.console.print(f"{len(new)} new failures")
+        status = 1 if new or now.not_run else 0
+    if json:
+        print(msgspec.json.encode(now).decode())
+    return status
+
+
+def _require_counters(kernel: str, bzimage: Path | None) -> None:
+    from harness import coverage
+    from harness.definition import load_definition
+    from harness.errors import UsageError
+
+    if bzimage is not None:
+        raise UsageError("--coverage needs a kernel that was built here", advice=coverage.ADVICE)
+    coverage.require(load_definition(kernel))
+
+
+def coverage(
+    folder: Path,
+    /,
+    *,
+    lines: Annotated[bool, Parameter(negative="", help="Show the lines that were not executed.")] = False,
+    json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
+) -> int:
+    """Show which lines of the series tests executed that ran with --coverage FOLDER."""
+    from rich.console import Console as Display
+
+    from harness import coverage
+    from harness.report import coverage as report
+
+    found = coverage.read(folder)
+    if json:
+        print(report.json(found))
+        return 0
+    Display(width=None if sys.stdout.isatty() else 160).print(report.table(found))
+    for line in (*report.notes(found), *(report.lines(found, folder) if lines else ())):
+        print(line)
+    return 0
+
+
+def runs(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    gaps: Annotated[
+        bool,
+        Parameter(
+            negative="", help="How long other kernels stood still at each fault and replacement instead."
+        ),
+    ] = False,
+) -> int:
+    """Show how often each area of the suite was run on a build, and how often it failed."""
+    from rich.console import Console as Display
+
+    from harness.report import gaps as report
+    from harness.report import history
+
+    built = build_of(kernel, series, base, Progress())
+    display = Display(width=None if sys.stdout.isatty() else 160)
+    if gaps:
+        display.print(report.table(report.read(built.digest)))
+        return 0
+    found = history.read(built.digest)
+    display.print(history.table(found))
+    return 1 if any(run.failures for run in found if run.suite == history.suite_digest()) else 0
