@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: MIT
 """The multikernel file system: what its files say, and what must not be done to them."""
 
+import shlex
+import time
+
 import fdt
 import pytest
 from msgspec.structs import replace
 
-from harness.definition import SpawnedKernel
+from harness.capabilities import interface_of
+from harness.definition import SpawnedKernel, load_topology
+from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.multikernel import calls, census
 from harness.multikernel.interface import MOUNT, Interface
 from harness.plugin import Seen, claim
+from harness.vm import gdbstub
 
 pytestmark = pytest.mark.needs("instances")
+
+POISONED = replace(load_topology("pair"), arguments=("slab_debug=P",))
+"""A machine whose host overwrites what it frees: what is read of it then is no answer at all."""
+LAST_STEPS = ("kernfs_remove_self", "kernfs_remove")
+"""Functions of the kernel's, one of which takes an instance's directory away."""
+HELD, LOOKS = 2.0, 40
+"""Seconds, before scaling, that a removal stands still there; and looks at the files, ten a second."""
 
 
 @claim("an instance's files tell its id and state", source="RFC v2 08/16: instances/<name>/")
@@ -183,3 +196,33 @@ def test_readers_against_removal(
         assert set(step.ended) <= {"", "ENOENT", "ENODEV", "EEXIST"}, step
     removed = next(step for step in steps if step.call.startswith("rmdir"))
     assert removed.ended.get(""), "nothing was removed"
+
+
+@claim(
+    "what is read of an instance while its files are taken away is its own, or nothing",
+    source="known bug V2-14: the instance is freed before its files are gone",
+)
+@pytest.mark.needs("remove")
+@pytest.mark.parametrize("machine", [POISONED], indirect=True, ids=["freed memory is overwritten"])
+def test_read_while_removed(machine: Lab, seen: Seen) -> None:
+    mk, host, granted = interface_of(machine), machine.host, machine.topology.spawned[0]
+    mk.create(granted).require()
+    folder = f"{MOUNT}/instances/{granted.name}"
+    look = f"for file in id status; do read -r word <{folder}/$file && echo $file $word; done"
+    looks = f"n=0; while [ $((n += 1)) -le {LOOKS} ]; do {look}; usleep 100000; done; >/run/looked"
+    symbols = Symbols(machine.build.vmlinux)
+    with gdbstub.attached(machine.machine) as gdb:
+        for name in LAST_STEPS:
+            if (address := symbols.address(name)) is not None:
+                gdb.watch(address, 1, "execute")
+        gdb.run()
+        # Each on a CPU of its own, so that the one can stand still while the other runs.
+        host.run(f"taskset -c 1 sh -c {shlex.quote(looks)} >/run/words 2>/dev/null &")
+        host.run(f"(usleep 300000; exec taskset -c 2 rmdir {folder}) >/dev/null 2>&1 &")
+        gdb.run_all_but(gdb.wait(20.0 * host.factor).vcpu)
+        time.sleep(HELD * host.factor)
+    host.run("until [ -e /run/looked ]; do usleep 50000; done", timeout=30)
+    told = set(host.run("sort -u /run/words").splitlines())
+    seen(", ".join(sorted(told)))
+    assert mk.names() == []
+    assert told == {f"id {granted.id}", "status ready"}
