@@ -23,7 +23,7 @@ MAGIC1, MAGIC2 = 0xFEE1DEAD, 672274793
 """The first two arguments of reboot(2)."""
 UNLOAD, NO_INITRAMFS = 0x1, 0x4
 """Flags of kexec_file_load(2)."""
-LOAD_LIMIT = 20.0
+LOAD_LIMIT = 60.0
 """Seconds that a call has which fills or clears an instance's memory, or waits for its CPUs, before
 scaling by the accelerator."""
 
