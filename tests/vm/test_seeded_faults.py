@@ -12,6 +12,7 @@ from harness import seeded
 from harness.build import applied_series
 from harness.definition import load_definition
 from harness.progress import Progress
+from harness.selfcheck import try_claim
 
 FAULTS = seeded.find()
 
@@ -25,3 +26,22 @@ def test_applies_on_top_of_the_reference(fault: seeded.Fault, tmp_path: Path) ->
     assert not applied.failed, applied.report[-1]
     assert applied.report[-1].patch == f"{fault.name}.patch"
     assert not applied.report[-1].unclean
+
+
+DOZEN = {
+    "files-dt-heap-tail": "files/test_instances_files.py::test_device_trees_told",
+    "files-kimage-none-loaded": "files/test_kimage_file.py::test_ordinary_image",
+    "loading-used-forgotten": "loading/test_memory_of_images.py::test_nothing_left",
+    "refusing-kexec-lock-kept": "refusing/test_errors.py::test_loads",
+    "refusing-memory-bytes-32bit": "refusing/test_device_trees.py::test_memory",
+    "stopping-signal-swallowed": "stopping/test_stops.py::test_interrupted_halt",
+}
+"""A fault, and the claim that caught it: of those found fast, one at least of each area."""
+
+
+@pytest.mark.parametrize("name", DOZEN)
+def test_is_caught(name: str) -> None:
+    fault = seeded.read(seeded.SHIPPED / f"{name}.patch")
+    found = try_claim(load_definition("reference"), fault, DOZEN[name], Progress())
+    assert found, f"{DOZEN[name]} holds on a kernel that has this fault: {fault.breaks}"
+    assert fault.points_at(found[0].text), f"the failure does not point at {fault.breaks}:\n{found[0].text}"
