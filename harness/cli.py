@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App, Group
+from cyclopts import App, CycloptsError, Group
 from rich.markup import escape
 
-from harness import cli_bench, cli_build, cli_look, cli_selfcheck, cli_test
+from harness import (
+    cli_bench,
+    cli_build,
+    cli_completion,
+    cli_look,
+    cli_selfcheck,
+    cli_test,
+    interrupt,
+)
 from harness.errors import HarnessError
 from harness.progress import Progress
 
@@ -50,21 +58,35 @@ app.command(
 )
 app.command(cli_test.runs, group=KNOWN)
 app.command(cli_test.coverage, group=KNOWN)
+app.command(cli_completion.completion, group=HARNESS)
 app.command(cli_selfcheck.selfcheck, group=HARNESS)
 app.command(cli_bench.bench, group=HARNESS)
 
 
+def _status(status: int) -> int:
+    """Return the exit status after an error: `git bisect run` would take 1 and 2 for a bad revision."""
+    if "--bisect" not in sys.argv:
+        return status
+    from harness import testing
+
+    return testing.STOP if status == 2 else testing.SKIP
+
+
 def main() -> None:
     """Run `mkh`; exit status 0, 1 when something fails, 2 when the question makes no sense."""
+    interrupt.install()
     progress = Progress()
     try:
-        status = app()
+        status = app(exit_on_error=False)
+    except CycloptsError:
+        # It was told.
+        sys.exit(_status(2))
     except HarnessError as error:
         progress.console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
-        sys.exit(error.exit_status)
+        sys.exit(_status(error.exit_status))
     except KeyboardInterrupt:
         progress.console.print(
             "[red]interrupted[/red]: nothing that was finished is lost; run the command again"
         )
-        sys.exit(130)
+        sys.exit(interrupt.STATUS)
     sys.exit(status)

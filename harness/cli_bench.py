@@ -34,7 +34,14 @@ def bench(
     messages: Annotated[bool, Parameter(help="Measure messages between kernels alone.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object of the figures.")] = False,
 ) -> int:
-    """Measure what the harness costs, and what a message does, as ratios within this run."""
+    """Measure what the harness costs, and what a message does, as ratios within this run.
+
+    For example:
+
+        mkh bench --rounds 20
+
+        mkh bench --messages --json
+    """
     from harness import bench as measuring
     from harness import bench_messages, bench_oracles
     from harness.definition import load_topology

@@ -32,7 +32,14 @@ def build(
     ] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object about the build.")] = False,
 ) -> int:
-    """Build a kernel definition, or find it in the store; print the folder with its bzImage and vmlinux."""
+    """Build a kernel definition, or find it in the store; print the folder with its bzImage and vmlinux.
+
+    For example:
+
+        mkh build rfc-v1 --series FOLDER --base ~/linux@v6.12 --json
+
+        mkh build rfc-v1 --series FOLDER --each
+    """
     started = time.perf_counter()
     if each:
         return _build_each(kernel, series, base, json)
@@ -82,7 +89,12 @@ def check(
     ] = False,
     checkpatch: Annotated[bool, Parameter(negative="", help="Only checkpatch, over the patches.")] = False,
 ) -> int:
-    """Run checkpatch and sparse over a series; print what is new, and exit with status 1 if anything is."""
+    """Run checkpatch and sparse over a series; print what is new, and exit with status 1 if anything is.
+
+    For example:
+
+        mkh check rfc-v1 --series FOLDER --sparse
+    """
     from harness.build import applied_series, check
     from harness.build.source import parse_base
     from harness.definition import load_definition

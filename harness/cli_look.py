@@ -37,7 +37,16 @@ def demo(
     topology: TopologyName = None,
     accel: AccelName = "auto",
 ) -> int:
-    """Boot a host kernel, start a second kernel beside it, and check what the series claims."""
+    """Boot a host kernel, start a second kernel beside it, and check what the series claims.
+
+    For example:
+
+        mkh demo
+
+        mkh demo --kernel rfc-v1 --series FOLDER --base ~/linux
+
+        mkh demo --bzimage arch/x86/boot/bzImage --vmlinux vmlinux
+    """
     from harness import demo as demonstration
     from harness.definition import load_topology
     from harness.vm.accel import choose
@@ -64,7 +73,12 @@ def memory_map(
     topology: TopologyName = None,
     accel: AccelName = "auto",
 ) -> int:
-    """Start a spawned kernel and draw who claims, maps and writes which memory, seen from outside."""
+    """Start a spawned kernel and draw who claims, maps and writes which memory, seen from outside.
+
+    For example:
+
+        mkh map --kernel rfc-v2 --series FOLDER --topology three
+    """
     from rich.console import Console as Display
 
     from harness.definition import load_topology
@@ -99,7 +113,12 @@ def isolation(
     ] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object of the table.")] = False,
 ) -> int:
-    """Try what one kernel can do to another; print what keeps it off: a property, not a verdict."""
+    """Try what one kernel can do to another; print what keeps it off: a property, not a verdict.
+
+    For example:
+
+        mkh isolation --kernel rfc-v1 --series FOLDER --markdown
+    """
     from harness import isolation as trying
     from harness.definition import load_topology
     from harness.forks import Forks
@@ -133,7 +152,12 @@ def update(
         Path | None, Parameter(help="Folder for a picture (SVG) of each replacement, a lane for each kernel.")
     ] = None,
 ) -> int:
-    """Replace the host kernel, then a spawned one, while the others serve; print who stood still how long."""
+    """Replace the host kernel, then a spawned one, while the others serve; print who stood still how long.
+
+    For example:
+
+        mkh update --pictures FOLDER --no-kho
+    """
     from harness import update as updating
     from harness.definition import load_topology
     from harness.forks import Forks

@@ -8,16 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from harness import paths
 from harness.progress import Progress
 
 if TYPE_CHECKING:
     from harness.build import Build
 
 
+def _names(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.toml") if not file.stem.endswith(".known"))
+
+
+def _definitions(context: object) -> list[str]:
+    return _names(paths.KERNELS)
+
+
+def _topologies(context: object) -> list[str]:
+    return _names(paths.TOPOLOGIES)
+
+
 Kernel = Annotated[
     str,
     Parameter(
-        help="Kernel definition in kernels/, or a .toml file; +FRAGMENT adds configuration (reference+kasan)."
+        help="Kernel definition in kernels/, or a .toml file; +FRAGMENT adds configuration (+kasan).",
+        completer=_definitions,
     ),
 ]
 Series = Annotated[
@@ -31,7 +45,8 @@ BaseText = Annotated[
     Parameter(help="Linux source folder, tarball or git REPOSITORY@REVISION, in place of the definition's."),
 ]
 TopologyName = Annotated[
-    str | None, Parameter(help="Topology in kernels/topologies/, in place of the definition's.")
+    str | None,
+    Parameter(help="Topology in kernels/topologies/, in place of the definition's.", completer=_topologies),
 ]
 Image = Annotated[Path | None, Parameter(help="Image built elsewhere (a bzImage), in place of a definition.")]
 Vmlinux = Annotated[Path | None, Parameter(help="That image's vmlinux, for symbols.")]

@@ -30,6 +30,10 @@ def selfcheck(
     """Build the kernel with one fault after another; say which claim notices each, and how fast.
 
     Verdicts are kept: a fault that was caught on the same build is not run again.
+
+    For example:
+
+        mkh selfcheck --faults 'memory-*'
     """
     from rich.console import Console as Display
 

@@ -38,7 +38,14 @@ def show(
     *,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> int:
-    """Show a series in order, what is missing, wrong or left out; exit status 1 if it is not whole."""
+    """Show a series in order, what is missing, wrong or left out; exit status 1 if it is not whole.
+
+    For example:
+
+        mkh series show thread.mbox
+
+        mkh series show ~/linux:v6.12..HEAD --json
+    """
     found = patches.look(_series_of(place), Progress())
     if json:
         print(msgspec.json.encode(as_values(found)).decode())
@@ -67,7 +74,12 @@ def apply(
     verbose: Annotated[bool, Parameter(help="Show every patch, file and moved hunk.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> int:
-    """Say how each patch of a series applies to a base; exit status 1 if one does not. Builds nothing."""
+    """Say how each patch of a series applies to a base; exit status 1 if one does not. Builds nothing.
+
+    For example:
+
+        mkh series apply FOLDER --base ~/linux@v6.12 --fuzz 2
+    """
     definition = load_definition(place) if _is_definition(place) else None
     bases = (parse_base(base),) if base else definition.bases if definition else ()
     if not bases:

@@ -24,7 +24,12 @@ Json = Annotated[bool, Parameter(help="Print JSON.")]
 
 @app.command(name="list")
 def list_builds(*, json: Json = False) -> int:
-    """List the builds, those used last at the end."""
+    """List the builds, those used last at the end.
+
+    For example:
+
+        mkh store list --json | jq -r '.[].digest'
+    """
     rows = []
     for entry in store.entries():
         meta = store.read_meta(entry)
@@ -51,13 +56,19 @@ def list_builds(*, json: Json = False) -> int:
 
 
 @app.command
-def show(name: str, /, *, json: Json = False) -> int:
+def show(
+    name: Annotated[
+        str, Parameter(help="A digest, its beginning, or a definition, whose last build is meant.")
+    ],
+    /,
+    *,
+    json: Json = False,
+) -> int:
     """Show one build: all that it was made from, how the series applied, its files.
 
-    Parameters
-    ----------
-    name
-        A digest, its beginning, or a definition, whose last build is meant.
+    For example:
+
+        mkh store show reference
     """
     entry = _entry(name)
     meta = store.read_meta(entry)
@@ -93,7 +104,12 @@ def gc(
     ] = None,
     dry_run: Annotated[bool, Parameter(help="Only tell what would go.")] = False,
 ) -> int:
-    """Remove old builds and work trees, sources that nothing names, what killed runs left."""
+    """Remove old builds and work trees, sources that nothing names, what killed runs left.
+
+    For example:
+
+        mkh store gc --size 4G --dry-run
+    """
     if not 0 <= keep_days < 1e6:
         raise UsageError(f"--keep-days {keep_days:g} makes no sense", advice="give a number of days from 0")
     wanted = clean.limit() if size is None else clean.parse_size(size, "--size")

@@ -58,15 +58,40 @@ def judge(
             negative="", help="Try what failed once more by itself; what holds then is unstable, no success."
         ),
     ] = False,
-    json: Annotated[bool, Parameter(help="End with one JSON object of the counts.")] = False,
+    bisect: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Exit as `git bisect run` understands: 0 good, 1 bad, 125 cannot be judged, 128 stop.",
+        ),
+    ] = False,
+    json: Annotated[
+        bool, Parameter(help="End with one JSON object of the counts; with --list, one list.")
+    ] = False,
 ) -> int:
-    """Judge a kernel by the conformance suite; exit status 0 only when every claim held."""
-    from harness import testing
+    """Judge a kernel by the conformance suite; exit status 0 only when every claim held.
+
+    Exit status: 0 when every claim held (with --against: when none fails that did not before), 1 when
+    one failed or was not run, 2 when the question makes no sense, 130 when interrupted: then what
+    was counted so far is told, and the rest is "not run".
+
+    For example:
+
+        mkh test --kernel rfc-v1 --series FOLDER -k messages
+
+        mkh test --kernel rfc-v2 --series NEW --against earlier.json
+
+        git bisect run mkh test --bisect --base .@HEAD -k spawn
+    """
+    from harness import interrupt, testing
     from harness.report import suite
 
     progress = Progress()
     if listing:
         found = testing.collect(kernel)
+        if json:
+            print(msgspec.json.encode(found).decode())
+            return 0
         progress.console.print(suite.claims_list(found), soft_wrap=False)
         print(f"{len(found)} claims")
         return 0
@@ -82,7 +107,9 @@ def judge(
     common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
     if against and before is None:
         other = build_of(against, None, None, progress)
-        _, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
+        status, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
+        if interrupt.asked():
+            return status
     options = chosen_words(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
     options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
     status, now = testing.run(built, [*options, *common], progress, workers=workers, retry=retry)
@@ -91,14 +118,14 @@ def judge(
         progress.console.print(
             f"unstable, for they failed and then held: {', '.join(unstable)}", markup=False
         )
-    if before is not None:
+    if before is not None and not interrupt.asked():
         progress.console.print(testing.comparison(now, before))
         new = testing.new_failures(now.outcomes, before.outcomes)
         progress.console.print(f"{len(new)} new failures")
         status = 1 if new or now.not_run else 0
     if json:
         print(msgspec.json.encode(now).decode())
-    return status
+    return testing.bisect_status(status, now) if bisect else status
 
 
 def _require_counters(kernel: str, bzimage: Path | None) -> None:
@@ -112,13 +139,20 @@ def _require_counters(kernel: str, bzimage: Path | None) -> None:
 
 
 def coverage(
-    folder: Path,
+    folder: Annotated[Path, Parameter(help="What tests counted into.")],
     /,
     *,
     lines: Annotated[bool, Parameter(negative="", help="Show the lines that were not executed.")] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> int:
-    """Show which lines of the series tests executed that ran with --coverage FOLDER."""
+    """Show which lines of the series tests executed that ran with --coverage FOLDER.
+
+    For example:
+
+        mkh test --kernel reference+gcov --coverage FOLDER
+
+        mkh coverage FOLDER --lines
+    """
     from rich.console import Console as Display
 
     from harness import coverage
@@ -146,7 +180,12 @@ def runs(
         ),
     ] = False,
 ) -> int:
-    """Show how often each area of the suite was run on a build, and how often it failed."""
+    """Show how often each area of the suite was run on a build, and how often it failed.
+
+    For example:
+
+        mkh runs --gaps
+    """
     from rich.console import Console as Display
 
     from harness.report import gaps as report

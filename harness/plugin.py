@@ -122,11 +122,21 @@ def _claims(config: pytest.Config) -> Claims:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Count claims and machines in the process that hands tests out to workers."""
+    from harness import interrupt
     from harness.machines import NAME, Machines
 
+    interrupt.know_worker(node)
     _claims(node.config)
     if not node.config.pluginmanager.has_plugin(NAME):
         node.config.pluginmanager.register(Machines(node.config), NAME)
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Let a Ctrl-C stop the workers at once; pytest's own interruptions (-x) are of other types."""
+    from harness import interrupt
+
+    if excinfo.type is KeyboardInterrupt:
+        interrupt.kill_workers()
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 from rich.markup import escape
 from rich.table import Table
 
-from harness import claims, paths
+from harness import claims, interrupt, paths
 from harness.build import Build
 from harness.errors import UsageError
 from harness.progress import Progress
@@ -24,6 +24,14 @@ from harness.report.suite import Summary
 
 CONFORMANCE = paths.CHECKOUT / "tests" / "conformance"
 BAD = {"failed", "unstable", "not_run"}
+STATUSES: Mapping[int, int] = {
+    pytest.ExitCode.OK: 0,
+    pytest.ExitCode.USAGE_ERROR: 2,
+    pytest.ExitCode.NO_TESTS_COLLECTED: 2,
+}
+"""Exit statuses for pytest's; others are 1."""
+SKIP, STOP = 125, 128
+"""What `git bisect run` takes for a revision that cannot be judged, and for the end of the bisection."""
 
 
 def run(
@@ -35,18 +43,23 @@ def run(
     waits now and then; 0 runs them in this one. What pytest prints goes to stderr. With ``retry`` each claim
     that failed is tried once more by itself: one that holds then is counted as unstable, and the run is no
     success all the same. The counts are remembered for later comparisons when the whole suite ran.
+    The status is 0, 1, 2 where no test was named or found, or interrupt.STATUS.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) + 1
     where = [word for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
     others = [word for word, is_test in _words(options) if not is_test]
     status, summary = _pytest([*others, *where], workers)
-    for key in list(summary.failures) if retry else []:
+    for key in list(summary.failures) if retry and not interrupt.asked() else []:
         progress.console.print(f"once more, by itself: {key}", markup=False)
         _, again = _pytest([*others, str(CONFORMANCE / key)], 0)
         if again.outcomes.get(key) == "passed":
             suite.mark_unstable(summary, key)
-    if not summary.not_run and not set(options) & {"-k", "-m", "--deselect", "--ignore"}:
+    if (
+        not interrupt.asked()
+        and not summary.not_run
+        and not set(options) & {"-k", "-m", "--deselect", "--ignore"}
+    ):
         remember(build, summary)
     return status, summary
 
@@ -59,11 +72,22 @@ def _pytest(words: Sequence[str], workers: int) -> tuple[int, Summary]:
         if workers:
             command += ["-n", str(workers), "--dist", "worksteal"]
         with _stdout_to_stderr():
-            status = int(pytest.main(command))
+            ended = int(pytest.main(command))
+        status = interrupt.STATUS if interrupt.asked() else STATUSES.get(ended, 1)
         if not file.exists():
-            # pytest's own status for a usage error is 4.
-            return 2 if status == pytest.ExitCode.USAGE_ERROR else status or 1, Summary()
+            return status or 1, Summary()
         return status, msgspec.json.decode(file.read_bytes(), type=Summary)
+
+
+def bisect_status(status: int, summary: Summary) -> int:
+    """Return what `git bisect run` is to know: 0 good, 1 bad, 125 cannot be judged, above 127 stop."""
+    if status == interrupt.STATUS:
+        return status
+    if status == 2:
+        return STOP
+    if summary.failed + summary.unstable:
+        return 1
+    return status if summary.passed + summary.known else SKIP
 
 
 def names_tests(words: Sequence[str]) -> bool:
