@@ -36,7 +36,7 @@ check: setup
 setup: $(STAMP)
 	@:
 
-$(STAMP): pyproject.toml harness/setup.sh
+$(STAMP): pyproject.toml harness/setup.sh harness/needs.txt
 	@PYTHON=$(PYTHON) sh harness/setup.sh $(VENV)
 	@touch $@
 

@@ -16,6 +16,7 @@ from harness import (
     cli_bench,
     cli_build,
     cli_completion,
+    cli_doctor,
     cli_look,
     cli_selfcheck,
     cli_test,
@@ -58,6 +59,7 @@ app.command(
 )
 app.command(cli_test.runs, group=KNOWN)
 app.command(cli_test.coverage, group=KNOWN)
+app.command(cli_doctor.doctor, group=HARNESS)
 app.command(cli_completion.completion, group=HARNESS)
 app.command(cli_selfcheck.selfcheck, group=HARNESS)
 app.command(cli_bench.bench, group=HARNESS)

@@ -7,9 +7,8 @@ set -eu
 venv=$1
 python=${PYTHON:-/usr/bin/python3}
 
-# Kernel build: gcc to ccache (libelf-dev for objtool). Series: patch, git. Sources: xz-utils, rsync.
-packages="gcc libc6-dev make flex bison bc libelf-dev binutils ccache patch git xz-utils rsync
-qemu-system-x86 util-linux python3-venv"
+# One list for this and for `mkh doctor`, which tries them: a package a line, `NAME: what for`.
+packages=$(sed -n 's/^\([a-z0-9.+-]*\): .*/\1/p' "$(dirname "$0")/needs.txt" | tr '\n' ' ')
 
 stop() {
 	printf 'setup: %s\n' "$1" >&2
