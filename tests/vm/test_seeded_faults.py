@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The seeded faults fit the series, and the suite catches a fixed dozen by the claims that did so before.
+"""The seeded faults fit the series, and the suite catches a fixed half dozen by the claims that did so before.
 
 The whole set is `make selfcheck`.
 """
@@ -36,7 +36,7 @@ DOZEN = {
     "refusing-memory-bytes-32bit": "refusing/test_device_trees.py::test_memory",
     "stopping-signal-swallowed": "stopping/test_stops.py::test_interrupted_halt",
 }
-"""A fault, and the claim that caught it: of those found fast, one at least of each area."""
+"""A fault, and the claim that caught it, quickly."""
 
 
 @pytest.mark.parametrize("name", DOZEN)
