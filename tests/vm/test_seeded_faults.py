@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The seeded faults fit the series, and the suite catches a fixed half dozen by the claims that did so before.
+"""The seeded faults fit the series; six of them are caught by the claims that caught them before.
 
 The whole set is `make selfcheck`.
 """
