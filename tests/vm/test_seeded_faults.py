@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import seeded
+from harness import paths, seeded
 from harness.build import applied_series
 from harness.definition import load_definition
 from harness.progress import Progress
@@ -41,7 +41,7 @@ DOZEN = {
 
 @pytest.mark.parametrize("name", DOZEN)
 def test_is_caught(name: str) -> None:
-    fault = seeded.read(seeded.SHIPPED / f"{name}.patch")
+    fault = seeded.read(paths.FAULTS / f"{name}.patch")
     found = try_claim(load_definition("reference"), fault, DOZEN[name], Progress())
     assert found, f"{DOZEN[name]} holds on a kernel that has this fault: {fault.breaks}"
     assert fault.points_at(found[0].text), f"the failure does not point at {fault.breaks}:\n{found[0].text}"
