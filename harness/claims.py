@@ -17,6 +17,7 @@ import pytest
 from harness import known
 from harness.definition import load_definition
 from harness.errors import HarnessError
+from harness.recorder import Recorder
 from harness.report import history, suite
 from harness.report.suite import Claim, Result, Suite
 
@@ -41,6 +42,7 @@ class Claims:
         self.build = ""
         self.skips: int | None = None
         self.watched = suite.Watched()
+        self.recorder = Recorder(config)
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
         """Mark tests that are known to fail, and note the claims of those that have one."""
@@ -83,10 +85,16 @@ class Claims:
         self.build = told.get("mkharness_build", self.build)
         self.skips = told.get("mkharness_skips", self.skips)
         self.capabilities = told.get("mkharness_capabilities", self.capabilities)
+        self.recorder.hear(told)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a test file that cannot be collected."""
+        self.recorder.collected(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count what became of a test."""
         count(self.suite, report)
+        self.recorder.took(report, *judged(report))
         for key, value in report.user_properties:
             if key == "watched" and report.when == "teardown":
                 self.watched.add(msgspec.json.decode(str(value), type=suite.Watched))
@@ -99,6 +107,7 @@ class Claims:
             output["mkharness_build"] = self.build
             output["mkharness_skips"] = self.skips
             output["mkharness_capabilities"] = dict(self.capabilities)
+            output.update(self.recorder.tell())
             return
         if session.exitstatus == pytest.ExitCode.OK and self.objections():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -108,6 +117,7 @@ class Claims:
         file = self.config.getoption("--claims")
         if file:
             Path(file).write_bytes(msgspec.json.encode(summary))
+        self.recorder.write(self.suite, summary, self.objections())
 
     def objections(self) -> list[str]:
         """Say why this run is no success although no test failed."""
@@ -156,6 +166,8 @@ class Claims:
             terminalreporter.write_line(str(self.watched), red=self.watched.findings > 0)
         for objection in self.objections():
             terminalreporter.write_line(f"no success: {objection}", red=True)
+        if self.recorder.page is not None:
+            terminalreporter.write_line(f"report: {self.recorder.page}")
 
 
 def claim_of(item: pytest.Item, marker: pytest.Mark) -> Claim:
@@ -179,18 +191,23 @@ def count(counted: Suite, report: pytest.TestReport) -> None:
     if report.passed and report.when != "call":
         return
     seen = [str(value) for key, value in properties if key == "seen"] if report.when == "call" else []
-    outcome: str = report.outcome
-    known_bug: str | None = getattr(report, "wasxfail", None)
-    if known_bug is not None and not report.failed:
-        outcome = "known" if report.skipped else "mended"
-        seen.append(known_bug)
-    elif report.skipped:
-        seen.append(_why_skipped(report))
-    elif report.failed:
-        crash = getattr(report.longrepr, "reprcrash", None)
-        seen.append((crash.message if crash is not None else str(report.longrepr)).partition("\n")[0])
+    outcome, why = judged(report)
+    seen += [why] if why else []
     claim = msgspec.json.decode(claims[0], type=Claim) if claims else None
     counted.ended(report.nodeid, outcome, claim, "; ".join(seen))
+
+
+def judged(report: pytest.TestReport) -> tuple[str, str]:
+    """Return the outcome of one phase of a test, one of suite.OUTCOMES, and why, where it is not passed."""
+    known_bug: str | None = getattr(report, "wasxfail", None)
+    if known_bug is not None and not report.failed:
+        return "known" if report.skipped else "mended", known_bug
+    if report.skipped:
+        return "skipped", _why_skipped(report)
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        return "failed", (crash.message if crash is not None else str(report.longrepr)).partition("\n")[0]
+    return "passed", ""
 
 
 def _why_skipped(report: pytest.TestReport) -> str:

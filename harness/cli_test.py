@@ -41,7 +41,8 @@ def judge(
     against: Annotated[
         str | None,
         Parameter(
-            help="Compare with another kernel definition, an earlier build's digest, or a --json file."
+            help="Compare with another kernel definition, an earlier build's digest, a report.json"
+            " or a --json file."
         ),
     ] = None,
     workers: Annotated[
@@ -65,6 +66,12 @@ def judge(
             help="Exit as `git bisect run` understands: 0 good, 1 bad, 125 cannot be judged, 128 stop.",
         ),
     ] = False,
+    report: Annotated[
+        Path | None,
+        Parameter(
+            help="Write report.html, junit.xml, results.ktap, kcidb.json, report.json into this folder."
+        ),
+    ] = None,
     json: Annotated[
         bool, Parameter(help="End with one JSON object of the counts; with --list, one list.")
     ] = False,
@@ -84,7 +91,10 @@ def judge(
         git bisect run mkh test --bisect --base .@HEAD -k spawn
     """
     from harness import interrupt, testing
+    from harness.errors import UsageError
     from harness.report import suite
+    from harness.report.compare import new_failures
+    from harness.report.record import Record
 
     progress = Progress()
     if listing:
@@ -97,7 +107,9 @@ def judge(
         return 0
     if coverage is not None:
         _require_counters(kernel, bzimage)
-    before = testing.recall(against) if against else None
+    if report is not None and report.exists() and not report.is_dir():
+        raise UsageError(f"--report {report} is no folder", advice="name another, or one to be made")
+    earlier = testing.recall(against) if against else None
     if bzimage is not None:
         from harness.build.own import own_build
 
@@ -105,22 +117,31 @@ def judge(
     else:
         built = build_of(kernel, series, base, progress)
     common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
-    if against and before is None:
+    if against and earlier is None:
         other = build_of(against, None, None, progress)
-        status, before = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
+        status, earlier = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
         if interrupt.asked():
             return status
     options = chosen_words(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
     options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
-    status, now = testing.run(built, [*options, *common], progress, workers=workers, retry=retry)
+    status, now = testing.run(
+        built,
+        [*options, *common],
+        progress,
+        workers=workers,
+        retry=retry,
+        report=report.absolute() if report is not None else None,
+        before=earlier,
+    )
     unstable = [key for key, outcome in now.outcomes.items() if outcome == "unstable"]
     if unstable:
         progress.console.print(
             f"unstable, for they failed and then held: {', '.join(unstable)}", markup=False
         )
-    if before is not None and not interrupt.asked():
+    if earlier is not None and not interrupt.asked():
+        before = earlier.summary if isinstance(earlier, Record) else earlier
         progress.console.print(testing.comparison(now, before))
-        new = testing.new_failures(now.outcomes, before.outcomes)
+        new = new_failures(now.outcomes, before.outcomes)
         progress.console.print(f"{len(new)} new failures")
         status = 1 if new or now.not_run else 0
     if json:

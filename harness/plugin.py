@@ -76,6 +76,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="do not probe what the kernel can do: take what its definition expects for granted",
     )
     group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
+    group.addoption(
+        "--report", metavar="FOLDER", help="write a page, JUnit, KTAP, KCIDB and JSON of the run into FOLDER"
+    )
+    group.addoption(
+        "--against", metavar="FILE", help="compare with an earlier report.json in the report; for --report"
+    )
+    group.addoption(
+        "--build", metavar="DIGEST", help="run on this very build; refuse another, whatever made it so"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,6 +94,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
     if config.getoption("--coverage"):
         _configure_coverage(config)
+    if config.getoption("--report"):
+        _configure_report(config)
+
+
+def _configure_report(config: pytest.Config) -> None:
+    from harness.errors import UsageError
+
+    try:
+        _claims(config).recorder.configure()
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _configure_coverage(config: pytest.Config) -> None:
@@ -180,6 +200,7 @@ def capabilities(request: pytest.FixtureRequest, forks: Forks) -> Mapping[str, F
     counted = _claims(request.config)
     counted.capabilities = {name: result.present for name, result in found.items()}
     counted.build, counted.skips = forks.build.digest, forks.build.definition.skips
+    counted.recorder.can(found)
     return found
 
 
@@ -199,13 +220,17 @@ def build(request: pytest.FixtureRequest) -> Build:
         if option("--bzimage") is not None:
             from harness.build.own import own_build
 
-            return own_build(option("--bzimage"), option("--vmlinux"), option("--dialect"), progress)
-        return build_kernel(
-            load_definition(option("--kernel")),
-            progress,
-            series=option("--series"),
-            base=parse_base(base) if base else None,
-        )
+            built = own_build(option("--bzimage"), option("--vmlinux"), option("--dialect"), progress)
+        else:
+            built = build_kernel(
+                load_definition(option("--kernel")),
+                progress,
+                series=option("--series"),
+                base=parse_base(base) if base else None,
+            )
+    if option("--report") or option("--build"):
+        _claims(request.config).recorder.runs_on(built)
+    return built
 
 
 @pytest.fixture(scope="session")
@@ -412,4 +437,8 @@ def pytest_runtest_makereport(
         for name, console in lab.machine.consoles.items():
             if console.mark:
                 report.sections.append((f"console of {name}", console.tail(40)))
+        if item.config.getoption("--report"):
+            from harness.recorder import consoles_of
+
+            report.user_properties.append(("consoles", consoles_of(lab)))
     return report

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,11 @@ from harness import claims, interrupt, paths
 from harness.build import Build
 from harness.errors import UsageError
 from harness.progress import Progress
-from harness.report import suite
+from harness.report import folder, record, suite
+from harness.report.compare import BAD, new_failures
 from harness.report.suite import Summary
 
 CONFORMANCE = paths.CHECKOUT / "tests" / "conformance"
-BAD = {"failed", "unstable", "not_run"}
 STATUSES: Mapping[int, int] = {
     pytest.ExitCode.OK: 0,
     pytest.ExitCode.USAGE_ERROR: 2,
@@ -35,26 +36,38 @@ SKIP, STOP = 125, 128
 
 
 def run(
-    build: Build, options: Sequence[str], progress: Progress, *, workers: int | None, retry: bool = False
+    build: Build,
+    options: Sequence[str],
+    progress: Progress,
+    *,
+    workers: int | None,
+    retry: bool = False,
+    report: Path | None = None,
+    before: record.Record | Summary | None = None,
 ) -> tuple[int, Summary]:
     """Run the suite on a kernel, with pytest's ``options``; return the exit status and the counts.
 
     ``workers`` processes share the tests, by default one more than there are cores, since a test
     waits now and then; 0 runs them in this one. What pytest prints goes to stderr. With ``retry`` each claim
     that failed is tried once more by itself: one that holds then is counted as unstable, and the run is no
-    success all the same. The counts are remembered for later comparisons when the whole suite ran.
+    success all the same. ``report`` is a folder for reports, in which the run stands beside ``before``.
+    The counts are remembered for later comparisons when the whole suite ran.
     The status is 0, 1, 2 where no test was named or found, or interrupt.STATUS.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) + 1
     where = [word for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
     others = [word for word, is_test in _words(options) if not is_test]
-    status, summary = _pytest([*others, *where], workers)
+    began = time.time()
+    reporting = ["--report", str(report)] if report is not None else []
+    status, summary = _pytest([*others, *reporting, *where], workers)
     for key in list(summary.failures) if retry and not interrupt.asked() else []:
         progress.console.print(f"once more, by itself: {key}", markup=False)
         _, again = _pytest([*others, str(CONFORMANCE / key)], 0)
         if again.outcomes.get(key) == "passed":
             suite.mark_unstable(summary, key)
+    if report is not None and (before is not None or retry):
+        _amend(report, began, summary, before)
     if (
         not interrupt.asked()
         and not summary.not_run
@@ -62,6 +75,21 @@ def run(
     ):
         remember(build, summary)
     return status, summary
+
+
+def _amend(report: Path, began: float, summary: Summary, before: record.Record | Summary | None) -> None:
+    """Write the reports anew with what became known after the run; one that never began wrote none."""
+    file = report / folder.JSON
+    if not file.exists():
+        return
+    done = record.read(file)
+    assert isinstance(done, record.Record)
+    if done.started < began:
+        return
+    done = record.unstable(done, summary)
+    if before is not None:
+        done = msgspec.structs.replace(done, before=record.earlier(before))
+    folder.write(report, done)
 
 
 def _pytest(words: Sequence[str], workers: int) -> tuple[int, Summary]:
@@ -150,8 +178,8 @@ def remember(build: Build, summary: Summary) -> None:
     temporary.rename(file)
 
 
-def recall(name: str) -> Summary | None:
-    """Return an earlier run: a file that `mkh test --json` wrote, or a build's digest or its beginning.
+def recall(name: str) -> record.Record | Summary | None:
+    """Return an earlier run: report.json, what `mkh test --json` wrote, a build's digest or its beginning.
 
     None when ``name`` is neither. Raises UsageError when it names several builds, or a file that is no run.
     """
@@ -162,17 +190,7 @@ def recall(name: str) -> Summary | None:
         raise UsageError(f"{name} names {len(found)} runs", advice="give more of the digest")
     if not found:
         return None
-    try:
-        return msgspec.json.decode(found[0].read_bytes(), type=Summary)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(
-            f"{found[0]} is no run of the suite: {error}", advice="give what `mkh test --json` printed"
-        ) from None
-
-
-def new_failures(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
-    """Return the claims that fail now and did not before, one that was not there before included."""
-    return [key for key, outcome in now.items() if outcome in BAD and before.get(key) not in BAD]
+    return record.read(found[0])
 
 
 def comparison(now: Summary, before: Summary) -> Table:

@@ -146,12 +146,16 @@ class Suite:
         """Return the cases that are known to fail and did not."""
         return [case for case, outcome in self._cases.items() if outcome == "mended"]
 
+    def cases(self) -> dict[str, str]:
+        """Return what became of every case, in the order in which they were collected."""
+        mended = "failed" if self.strict else "passed"
+        return {case: mended if end == "mended" else end for case, end in self._cases.items()}
+
     def results(self) -> tuple[Result, ...]:
         """Return every claim with what became of it."""
         by_claim: dict[str, list[str]] = {}
-        mended = "failed" if self.strict else "passed"
-        for case, outcome in self._cases.items():
-            by_claim.setdefault(key_of(case), []).append(mended if outcome == "mended" else outcome)
+        for case, outcome in self.cases().items():
+            by_claim.setdefault(key_of(case), []).append(outcome)
         return tuple(
             Result(self.claims[key], min(outcomes, key=OUTCOMES.index), "; ".join(self._seen.get(key, ())))
             for key, outcomes in sorted(by_claim.items())

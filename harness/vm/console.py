@@ -16,7 +16,7 @@ from harness.klog.lines import STRIP
 from harness.klog.splat import Splat
 from harness.vm.pump import Pump
 from harness.vm.stream import Stream
-from harness.vm.transcript import History, Line, Transcript
+from harness.vm.transcript import History, Line, Transcript, split
 from harness.vm.watch import (
     TAIL_MAX,
     TAIL_QUIET,
@@ -116,6 +116,21 @@ class Console:
         end = self._data.read(max(0, len(self._data) - 400 * count))
         lines = [STRIP.sub("", line) for line in end.decode("utf-8", "replace").splitlines()]
         return "\n".join([line for line in lines if line.strip()][-count:])
+
+    def last(self, count: int, width: int = 400) -> tuple[list[Line], int]:
+        """Return the last lines with their times, and how many bytes are before them.
+
+        Of lines that are longer than ``width`` on average there are fewer: it does not look further back.
+        """
+        start = max(0, len(self._data) - width * count)
+        data = self._data.read(start)
+        if start:
+            # The line that is cut begins elsewhere.
+            cut = data.find(b"\n") + 1
+            start, data = start + cut, data[cut:]
+        older = data.splitlines(keepends=True)[:-count]
+        cut = sum(map(len, older))
+        return split(data[cut:], self._data.stamps(), start + cut), start + cut
 
     def saw(self, pattern: str | re.Pattern[str]) -> bool:
         """Return whether the regular expression matches anywhere in everything printed so far.

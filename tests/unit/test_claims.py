@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from harness import paths, testing
-from harness.report import suite
+from harness.report import compare, suite
 from harness.report.suite import Claim, Suite, Summary
 
 pytest_plugins = "pytester"
@@ -241,7 +241,7 @@ def test_new_failures() -> None:
         "better": "passed",
         "new": "not_run",
     }
-    assert testing.new_failures(now, before) == ["worse", "skipped before", "new"]
+    assert compare.new_failures(now, before) == ["worse", "skipped before", "new"]
 
 
 def test_the_value_of_an_option_names_no_tests() -> None:

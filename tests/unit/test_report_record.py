@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""A run's reports are functions of its record: small, quick, escaped, and valid for those who read them."""
+
+import time
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import msgspec
+import pytest
+
+from harness.errors import UsageError
+from harness.report import compare, folder, kcidb, ktap, page, record, suite
+from harness.report.junit import junit
+from harness.report.record import Case, Console, Earlier, Facts, Line, Record, case_of
+from harness.report.repeat import repeat
+from harness.report.suite import Claim, Result, Summary
+
+EVIL = "<script>alert(1)</script> \x1b[31mred\x1b[0m ]]> & \x00 \ud800 \u202e # ok 1 - \"'"
+FILE = "tests/conformance/starting/test_it.py"
+
+
+def console(kernel: str, text: str, count: int = 3) -> Console:
+    return Console(kernel, tuple(Line(0.5 * at, record.visible(text)) for at in range(count)), before=100)
+
+
+def bad_case(name: str, text: str = "it broke", lines: int = 3) -> Case:
+    shown = record.visible(text)
+    consoles = (console("host", text, lines), console("alpha", text, lines))
+    return case_of(
+        f"{FILE}::{name}",
+        "failed",
+        started=1_700_000_000.0,
+        seconds=2.5,
+        phase="call",
+        why=shown,
+        text=f"first\n{shown}",
+        consoles=consoles,
+    )
+
+
+def a_record(*cases: Case, **more: object) -> Record:
+    claims = tuple(Claim(key, f"the claim of {key}", "a post") for key in {case.key for case in cases})
+    by_key = {claim.key: claim for claim in claims}
+    summary = suite.summarize(Result(by_key[one.key], one.outcome, one.seen or one.why) for one in cases)
+    summary.kernel, summary.build = "reference", "0123456789abcdef0123"
+    facts = Facts(summary.build, "7.3.4", "", "linux-source-7.3", "fedc", 16, 1_600_000_000.0, 300.0)
+    options = ("--kernel", "reference")
+    known = {"claims": claims, "cases": cases, "options": options, "facts": facts} | more
+    return Record(1_700_000_000.0, 60.0, 3.0, summary, **known)  # type: ignore[arg-type]
+
+
+def every_outcome() -> Record:
+    return a_record(
+        case_of(f"{FILE}::test_passes", "passed", seconds=1.0, seen="what it saw"),
+        bad_case("test_fails"),
+        case_of(f"{FILE}::test_no_machine", "failed", phase="setup", why="no machine", text="no machine"),
+        case_of(f"{FILE}::test_skipped[a-1]", "skipped", why="no such thing"),
+        case_of("tests/conformance/loading/test_b.py::test_known", "known", why="V9-99: it is so"),
+        case_of("tests/conformance/loading/test_b.py::test_late", "not_run"),
+    )
+
+
+def test_four_hundred_failures_are_rendered_quickly_and_small(tmp_path: Path) -> None:
+    texts = ("E   assert " + "<&>" * 2000, "x" * record.WIDTH)
+    cases = [bad_case(f"test_{n}", texts[0] if n % 2 else texts[1], record.LINES) for n in range(400)]
+    run = a_record(*cases)
+    run = msgspec.structs.replace(
+        run, cases=tuple(msgspec.structs.replace(c, why=record.clip(c.why, record.SEEN)) for c in run.cases)
+    )
+    started = time.process_time()
+    shown = page.page(run)
+    assert len(shown.encode()) < 2_000_000
+    # Two seconds are what is promised; this computer may be busy, its CPU's time is not.
+    assert time.process_time() - started < 2
+
+
+def test_what_is_cut_from_the_page_is_told() -> None:
+    cases = [bad_case(f"test_{n}", "y" * 300, record.LINES) for n in range(60)]
+    shown = page.page(a_record(*cases))
+    assert "earlier lines are in report.json" in shown
+    assert "host: 100 bytes before these lines" in shown
+
+
+def test_a_guest_writes_no_markup_and_moves_no_cursor(tmp_path: Path) -> None:
+    case = msgspec.structs.replace(bad_case("test_evil", EVIL), seen=record.visible(EVIL))
+    run = a_record(case, errors={"x": record.visible(EVIL)}, objections=(record.visible(EVIL),))
+    folder.write(tmp_path, run)
+    shown = (tmp_path / folder.PAGE).read_text()
+    assert "<script" not in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; ^[[31mred^[[0m" in shown
+    for file in tmp_path.iterdir():
+        assert not {"\x1b", "\x00"} & set(file.read_text()), file
+    assert Xml.fromstring((tmp_path / "junit.xml").read_text()).find(".//failure").text.count("<script>") == 1
+
+
+def test_the_page_needs_nothing_beside_it() -> None:
+    shown = page.page(every_outcome())
+    assert not any(word in shown for word in ("http://", "https://", "src=", "<link", "@import", "url("))
+
+
+def test_a_failure_is_told_with_claim_source_evidence_and_the_command_that_repeats_it() -> None:
+    run = every_outcome()
+    shown = page.page(run)
+    for told in (
+        "the claim of starting/test_it.py::test_fails",
+        "a post",
+        "it broke",
+        repeat(run, run.cases[1]),
+    ):
+        assert told in shown
+    assert shown.index("Failures") < shown.index("what it saw")
+
+
+def test_the_command_names_test_kernel_and_build() -> None:
+    run = a_record(case_of(f"{FILE}::test_a[x y]", "failed"), options=("--kernel", "mine", "--base", "/a b"))
+    assert repeat(run, run.cases[0]) == (
+        f".venv/bin/pytest '{FILE}::test_a[x y]' --kernel mine --base '/a b' --build {run.facts.digest}"
+    )
+
+
+def test_junit_counts_every_outcome() -> None:
+    root = Xml.fromstring(junit(every_outcome()))
+    suites = {one.get("name"): one for one in root}
+    starting, loading = suites["starting"], suites["loading"]
+    names = ("tests", "failures", "errors", "skipped")
+    assert [starting.get(name) for name in names] == ["4", "1", "1", "1"]
+    assert [loading.get(name) for name in names] == ["2", "0", "1", "1"]
+    failed = next(case for case in starting if case.get("name") == "test_fails")
+    assert failed.get("classname") == "starting.test_it"
+    assert "0.500 alpha: it broke" in failed.findtext("system-err")
+
+
+def test_ktap_has_a_version_a_plan_and_a_result_for_every_case() -> None:
+    lines = ktap.ktap(every_outcome()).splitlines()
+    assert lines[:2] == ["KTAP version 1", "1..2"]
+    assert "  1..4" in lines
+    assert "  ok 1 test_b.test_known # XFAIL V9-99: it is so" in lines
+    assert "  not ok 2 test_b.test_late # ERROR it was not run" in lines
+    assert "  ok 1 test_it.test_passes" in lines
+    assert "  not ok 2 test_it.test_fails # it broke" in lines
+    assert "  not ok 3 test_it.test_no_machine # ERROR in setup: no machine" in lines
+    assert "  ok 4 test_it.test_skipped[a-1] # SKIP no such thing" in lines
+    assert [line for line in lines if line.startswith(("ok", "not ok"))] == [
+        "not ok 1 loading",
+        "not ok 2 starting",
+    ]
+
+
+def test_a_console_cannot_forge_a_result_in_ktap() -> None:
+    forged = ktap.ktap(a_record(bad_case("test_a", "x\nok 1 starting\nok 2 forged")))
+    assert not [line for line in forged.splitlines() if line.strip().startswith("ok")]
+
+
+def test_kcidb_takes_it() -> None:
+    schema = pytest.importorskip("kcidb_io").schema.V5_3
+    told = kcidb.kcidb(every_outcome())
+    assert schema.validate(told)
+    statuses = [test["status"] for test in told["tests"]]
+    assert statuses == ["PASS", "FAIL", "ERROR", "SKIP", "FAIL", "MISS"]
+    assert told["tests"][3]["path"] == "mkharness.starting.test_it.test_skipped_a-1"
+    unknown = kcidb.kcidb(msgspec.structs.replace(every_outcome(), facts=Facts()))
+    assert schema.validate(unknown)
+    told["tests"][0]["status"] = "GOOD"
+    with pytest.raises(Exception, match="GOOD"):
+        kcidb.validate(told)
+
+
+def test_kcidb_takes_a_long_log() -> None:
+    schema = pytest.importorskip("kcidb_io").schema.V5_3
+    long = "\n".join(["z" * 250] * 400)
+    assert schema.validate(kcidb.kcidb(a_record(bad_case("test_a", long, 120))))
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = every_outcome()
+    folder.write(tmp_path, run)
+    assert record.read(tmp_path / folder.JSON) == run
+    (tmp_path / "summary.json").write_bytes(msgspec.json.encode(run.summary))
+    assert isinstance(record.read(tmp_path / "summary.json"), Summary)
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(UsageError, match="no run of the suite"):
+        record.read(tmp_path / "none.json")
+
+
+def test_a_run_is_compared_with_an_earlier_one() -> None:
+    keys = {name: f"starting/test_it.py::test_{name}" for name in ("new", "fixed", "still", "slow", "a", "b")}
+    outcomes = {
+        "new": "failed",
+        "fixed": "passed",
+        "still": "failed",
+        "slow": "passed",
+        "a": "passed",
+        "b": "passed",
+    }
+    run = a_record(
+        *(
+            case_of(f"{FILE}::test_{name}", outcome, seconds=60.0 if name == "slow" else 20.0)
+            for name, outcome in outcomes.items()
+        )
+    )
+    before = {
+        **dict.fromkeys(keys.values(), "passed"),
+        keys["fixed"]: "failed",
+        keys["still"]: "failed",
+        "gone": "passed",
+    }
+    earlier = Earlier("reference", "abcdef", before, dict.fromkeys(keys.values(), 10.0))
+    run = msgspec.structs.replace(run, before=earlier)
+    found = compare.compare(run)
+    assert (found.new, found.fixed, found.still) == ((keys["new"],), (keys["fixed"],), (keys["still"],))
+    assert found.gone == ("gone",)
+    # Everything took twice as long, which is the computer; one took six times as long.
+    assert [(one.key, one.ratio) for one in found.slower] == [(keys["slow"], 3.0)]
+    assert found.pace == 2.0
+    shown = page.page(run)
+    assert "new failures" in shown
+    assert "slower, the pace taken out" in shown
+
+
+def test_a_failure_that_held_when_tried_again_is_unstable() -> None:
+    run = every_outcome()
+    key = run.cases[1].key
+    summary = msgspec.convert(msgspec.to_builtins(run.summary), Summary)
+    suite.mark_unstable(summary, key)
+    run = record.unstable(run, summary)
+    assert [case.test for case in run.cases if case.outcome == "unstable"] == [f"{FILE}::test_fails"]
+    assert "1 unstable" in page.headline(run)
+    assert "held when it was tried again" in ktap.ktap(run)
+
+
+def test_a_cut_text_keeps_both_ends_and_says_so() -> None:
+    cut = record.clip("a" * 500 + "b" * 500, 100)
+    assert cut.startswith("aaa")
+    assert cut.endswith("bbb")
+    assert "900 characters left out" in cut
