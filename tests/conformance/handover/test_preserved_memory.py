@@ -6,6 +6,7 @@ that the predecessor's page map names, before the successor could have touched t
 """
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -189,6 +190,10 @@ def test_full_successor(lab: Lab, luo: LiveUpdate, seen: Seen) -> None:
     seen(f"8 MiB untouched, after {mib} MiB were used up")
 
 
+FREED, NOISE = 5.0, 8
+"""Seconds until pages that were given back are free, before scaling; MiB by which free memory varies."""
+
+
 def free_kib(kernel: Kernel) -> int:
     return int(kernel.run("awk '/MemFree/ { print $2 }' /proc/meminfo"))
 
@@ -208,9 +213,13 @@ def test_given_back_when_finished(lab: Lab, luo: LiveUpdate, seen: Seen, fetched
     new.finish("big").require()
     for name in ("big", *(["data"] if fetched else [])):
         new.close(name).require()
-    back = (free_kib(lab.host) - before) >> 10
+    # Each CPU keeps some free pages to itself, and what is freed late comes within a moment.
+    limit = time.monotonic() + FREED * lab.host.factor
+    while (back := (free_kib(lab.host) - before) >> 10) < 64 - NOISE and time.monotonic() < limit:
+        lab.host.run("echo 1 >/proc/sys/vm/drop_caches")
+        time.sleep(0.2)
     seen(f"{back} MiB of 64 are free again")
-    assert 60 <= back <= 70
+    assert 64 - NOISE <= back <= 64 + NOISE, f"{64 - back} MiB of 64 did not come back"
 
 
 @claim("handovers can follow one another without an end: ten, with data changed in each", source=KHO)
