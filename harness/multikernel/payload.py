@@ -156,6 +156,14 @@ class Payload:
         """Return how often its timer has ticked, about a thousand times a second."""
         return self.command("beat").number("count")
 
+    def ticks_on(self) -> bool:
+        """Say whether its timer ticks; its first tick may be due, and on a busy computer any may be late."""
+        before, limit = self.beats(), time.monotonic() + ANSWER_LIMIT * self.host.factor
+        while self.beats() == before:
+            if time.monotonic() > limit:
+                return False
+        return True
+
     def counters(self) -> dict[int, tuple[int, int]]:
         """Return where its ticks are counted: address and bytes, by APIC id; see Kernel.counters."""
         return {self.boot.apic_id: (self.command("beat").number("address"), 4)}

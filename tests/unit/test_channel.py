@@ -61,10 +61,11 @@ class Wire:
         self.agent = subprocess.Popen(self.argv, cwd=self.folder)
 
     def _carry_down(self) -> None:
-        while data := self.far.recv(4096):
-            data = self.down(data)
-            while data:
-                data = data[os.write(self.master, data) :]
+        with contextlib.suppress(OSError):
+            while data := self.far.recv(4096):
+                data = self.down(data)
+                while data:
+                    data = data[os.write(self.master, data) :]
 
     def _carry_up(self) -> None:
         with contextlib.suppress(OSError):

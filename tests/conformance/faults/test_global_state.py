@@ -63,7 +63,7 @@ def test_nmi_of_the_machine(scene: Scene, seen: Seen) -> None:
     assert came[host], "it did not reach the host"
     assert not came[spawned], f"{spawned.name} got {came[spawned]} NMIs that were for its host (LINT1)"
     assert scene.third is not None
-    assert scene.third.beats()
+    assert scene.third.ticks_on()
 
 
 @claim(
@@ -85,4 +85,4 @@ def test_panic_stops_its_own(scene: Scene, seen: Seen, who: str) -> None:
     seen(str(border))
     assert border.findings() == (), "\n".join(map(str, border.findings()))
     assert len(vcpus) > 1
-    assert scene.third.beats()
+    assert scene.third.ticks_on()

@@ -50,7 +50,7 @@ def test_stop_of_another(machine: Lab, seen: Seen) -> None:
             )
             outcome.require()
             for other in running:
-                assert other is one or other.beats(), f"{other.instance.name} is active and does nothing"
+                assert other is one or other.ticks_on(), f"{other.instance.name} is active and does nothing"
             one.load()
             one.start()
 
