@@ -200,6 +200,9 @@ def runs(
             negative="", help="How long other kernels stood still at each fault and replacement instead."
         ),
     ] = False,
+    all: Annotated[
+        bool, Parameter(negative="", help="Runs of earlier tests, too, not only of those here.")
+    ] = False,
 ) -> int:
     """Show how often each area of the suite was run on a build, and how often it failed.
 
@@ -218,5 +221,5 @@ def runs(
         display.print(report.table(report.read(built.digest)))
         return 0
     found = history.read(built.digest)
-    display.print(history.table(found))
-    return 1 if any(run.failures for run in found if run.suite == history.suite_digest()) else 0
+    display.print(history.table(found, all=all))
+    return 1 if history.failed_now(found) else 0

@@ -50,7 +50,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     fault: str
     build: str = ""
-    suite: str = ""
     at: float = 0
     expected: tuple[str, ...] = ()
     caught_by: str = ""
@@ -153,7 +152,6 @@ def _judge(
     verdict = Verdict(
         fault=fault.name,
         build=built.digest,
-        suite=history.suite_digest(),
         at=round(time.time()),
         expected=fault.areas,
         caught_by=suite.key_of(f"{suite.FOLDER}{caught.case}") if caught else "",

@@ -2,13 +2,14 @@
 """All runs of the suite on a build, one line each: how often did which area hold?
 
 A verdict on flakes needs many runs, and they come from many sessions. Each run adds its line to
-``runs/DIGEST.history`` in the cache. The suite's own digest stands in it: a run of another suite says
-nothing about this one.
+``runs/DIGEST.history`` in the cache. With each area stands a digest of what judges there: a run of other
+tests says nothing about these.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,30 +23,45 @@ from rich.table import Table
 from harness import paths
 from harness.report.suite import Counts, Summary, Watched
 
-SUITE = ("tests/conformance/**/*.py", "harness/**/*.py")
-"""What decides how a build is judged."""
+JUDGES = ("tests/conformance/*.py", "harness/**/*.py")
+"""What decides in every area how a build is judged; an area's own tests come to it."""
+BESIDE = re.compile(
+    r"harness/((report|build|diagnose|tui)/.*|(cli|bench)\w*\.py"
+    r"|(demo|doctor|failure|interrupt|needs|recorder|seeded|selfcheck|testing|update)\.py)"
+)
+"""What does not: it shows, asks, or makes the build, whose digest is known."""
 
 
 T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run: when it ended (seconds since 1970), of which suite, and what it showed."""
+    """One run: when it ended (seconds since 1970), what judged, and what it showed.
+
+    ``suites`` has a digest for each area; older lines have one for all, ``suite``.
+    """
 
     ended: float
-    suite: str
     load: float
     kernel: str
     areas: dict[str, Counts]
     failures: dict[str, str]
     watched: Watched
+    suites: dict[str, str] = {}
+    suite: str = ""
+
+    def suite_of(self, area: str) -> str:
+        """Return the digest of what judged an area."""
+        return self.suites.get(area, self.suite)
 
 
 @cache
-def suite_digest() -> str:
-    """Return a digest of the suite's files and the harness'."""
-    files = sorted(file for pattern in SUITE for file in paths.CHECKOUT.glob(pattern))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def suite_digest(area: str) -> str:
+    """Return a digest of what judges in an area: its tests, and what of the harness they rest on."""
+    patterns = (*JUDGES, f"tests/conformance/{area}/**/*.py")
+    files = sorted(file for pattern in patterns for file in paths.CHECKOUT.glob(pattern))
+    judges = [file for file in files if not BESIDE.match(str(file.relative_to(paths.CHECKOUT)))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in judges)).hexdigest()[:12]
 
 
 def load() -> float:
@@ -84,12 +100,12 @@ def append(summary: Summary) -> None:
     """Add a run."""
     run = Run(
         round(time.time()),
-        suite_digest(),
         load(),
         summary.kernel,
         summary.areas,
         summary.failures,
         summary.watched,
+        {area: suite_digest(area) for area in summary.areas},
     )
     keep(summary.build, "history", run)
 
@@ -99,23 +115,36 @@ def read(build: str) -> tuple[Run, ...]:
     return kept(build, "history", Run)
 
 
-def table(runs: Sequence[Run]) -> Table:
-    """Return, for each suite and area, in how many runs all of its claims were tried, and what failed."""
+def failed_now(runs: Sequence[Run]) -> bool:
+    """Say whether any area failed in a run with what judges there today."""
+    return any(
+        counts.failed and run.suite_of(area) == suite_digest(area)
+        for run in runs
+        for area, counts in run.areas.items()
+    )
+
+
+def table(runs: Sequence[Run], *, all: bool = True) -> Table:
+    """Return, for each area and what judged there, in how many runs all claims were tried, and what failed.
+
+    Without ``all``, only what judges there today.
+    """
     shown = Table()
-    for column in ("suite", "area", "claims", "whole runs", "runs that failed", "load", "claims that failed"):
+    for column in ("area", "suite", "claims", "whole runs", "runs that failed", "load", "claims that failed"):
         shown.add_column(column)
-    for suite in dict.fromkeys(run.suite for run in runs):
-        of_suite = [run for run in runs if run.suite == suite]
-        for area in sorted({area for run in of_suite for area in run.areas}):
-            _row(shown, suite, area, of_suite)
+    for area in sorted({area for run in runs for area in run.areas}):
+        of_area = [run for run in runs if area in run.areas]
+        for suite in dict.fromkeys(run.suite_of(area) for run in of_area):
+            if all or suite == suite_digest(area):
+                _row(shown, area, suite, [run for run in of_area if run.suite_of(area) == suite])
     findings = sum(run.watched.findings for run in runs)
     machines = sum(run.watched.machines for run in runs)
     shown.caption = f"looked at from outside: {machines} machines, {findings} findings"
     return shown
 
 
-def _row(shown: Table, suite: str, area: str, runs: Iterable[Run]) -> None:
-    counts = [(run, run.areas[area]) for run in runs if area in run.areas]
+def _row(shown: Table, area: str, suite: str, runs: Iterable[Run]) -> None:
+    counts = [(run, run.areas[area]) for run in runs]
     most = max(count.claims for _, count in counts)
     whole = [run for run, count in counts if count.claims == most and not count.not_run]
     failed = [run for run, count in counts if count.failed]
@@ -123,8 +152,8 @@ def _row(shown: Table, suite: str, area: str, runs: Iterable[Run]) -> None:
     often = Counter(key for run in failed for key in run.failures if key.startswith(f"{area}/"))
     loads = f"{min(run.load for run in whole):.0f} to {max(run.load for run in whole):.0f}" if whole else ""
     shown.add_row(
-        suite,
         area,
+        suite,
         str(most),
         str(len(whole)),
         str(len(failed)),

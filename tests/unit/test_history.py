@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness import paths
 from harness.report import history
 from harness.report.suite import Counts, Summary, Watched
 
@@ -42,7 +43,9 @@ def test_whole_runs_and_failures_are_counted() -> None:
         history.append(one)
     row = next(line for line in shown().splitlines() if "messages" in line)
     cells = [cell.strip() for cell in row.split("│")]
-    assert cells[2:6] == ["messages", "3", "2", "1"], "the run of one claim of three is no whole run"
+    assert [cells[1], *cells[3:6]] == ["messages", "3", "2", "1"], (
+        "the run of one claim of three is no whole run"
+    )
     assert cells[7] == "messages/test_x.py::test_y (1 of 3)"
     assert "7 machines, 0 findings" in shown()
 
@@ -68,3 +71,22 @@ def test_several_processes_at_once() -> None:
     with ProcessPoolExecutor(4) as pool:
         list(pool.map(append_many, [25] * 4))
     assert len(history.read("abc")) == 100
+
+
+def test_an_area_s_runs_count_while_what_judges_there_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "checkout")
+    digest = history.suite_digest.__wrapped__
+    files = ["tests/conformance/messages/test_x.py", "tests/conformance/files/test_y.py"]
+    files += ["tests/conformance/conftest.py", "harness/oracle/stray.py", "harness/report/page.py"]
+    for name in files:
+        (paths.CHECKOUT / name).parent.mkdir(parents=True, exist_ok=True)
+        (paths.CHECKOUT / name).write_text("x = 1\n")
+    before = digest("messages")
+    same = {}
+    for name in files:
+        (paths.CHECKOUT / name).write_text("x = 2\n")
+        same[name] = digest("messages") == before
+        (paths.CHECKOUT / name).write_text("x = 1\n")
+    assert [name for name, is_same in same.items() if is_same] == [files[1], files[4]]
