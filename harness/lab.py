@@ -35,6 +35,7 @@ from harness.vm.ram import ram_of
 from harness.vm.ram_pages import Pages
 from harness.vm.ram_server import RamServer
 from harness.vm.snapshot import Stage
+from harness.vm.steps import Step
 from harness.vm.tsc import tsc_arguments
 
 BOOT_TIMEOUT = 40.0
@@ -59,10 +60,11 @@ class Spawned:
 
 
 class Frozen(msgspec.Struct, frozen=True):
-    """What a stage keeps of its lab: the kernels spawned so far, and each kernel's canaries, by pages."""
+    """What a stage keeps of its lab: the kernels spawned, each one's canaries by pages, what was done."""
 
     spawned: tuple[Spawned, ...]
     canaries: dict[str, list[int]]
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Lab:
             self.host = self._kernel("host")
             frozen = msgspec.json.decode(stage.meta.payload, type=Frozen)
             self.canaries = {name: np.array(pages, np.int64) for name, pages in frozen.canaries.items()}
+            self.machine.steps.before(frozen.steps)
             for known in frozen.spawned:
                 kernel = self._kernel(known.instance.name)
                 self.granted.append(known.instance)
@@ -166,7 +169,7 @@ class Lab:
         known = tuple(Spawned(p.instance, p.arguments, p.before_spawn) for p in self._pairs.values())
         self._find_canaries()
         canaries = {name: pages.tolist() for name, pages in self.canaries.items()}
-        snapshot.freeze(self.machine, folder, Frozen(known, canaries))
+        snapshot.freeze(self.machine, folder, Frozen(known, canaries, tuple(self.machine.steps)))
 
     def _release_canaries(self, kernel: Kernel, mib: int) -> None:
         """Have a kernel hold pages that nobody should write, for the stage that may come of this machine."""

@@ -16,6 +16,7 @@ from harness.vm.command import ChannelError, Job, Result, shown
 from harness.vm.console import Console
 from harness.vm.link import PAYLOAD_MAX, PROTOCOL_VERSION, Frame, Link, Type
 from harness.vm.pump import Pump
+from harness.vm.steps import Steps, ended
 
 HELLO_INTERVAL = 0.25
 KILL_GRACE = 5.0
@@ -38,8 +39,10 @@ class Channel:
         console: Console | None = None,
         ended: Callable[[], str | None] = lambda: None,
         factor: float = 1.0,
+        steps: Steps | None = None,
     ) -> None:
         self.kernel = kernel
+        self.steps = steps or Steps()
         self._pump = pump
         self._console = console
         self._ended = ended
@@ -105,9 +108,11 @@ class Channel:
         or, unless ``watch`` is False, when the kernel's console shows trouble meanwhile.
         """
         started = time.monotonic()
+        step = self.steps.run(self.kernel, command)
         with self._job(f"the end of the command {command!r}", timeout, watch) as job:
             self._text(Type.RUN, job, command.encode())
             if not self._wait(job, lambda: self._over(job)):
+                ended(step, f"no end in {timeout * self._factor:g} s", job.stdout + job.stderr)
                 self._kill(job)
                 raise ChannelError(
                     f"{self.kernel}: the command {command!r} did not end in {timeout * self._factor:g} s",
@@ -115,10 +120,12 @@ class Channel:
                 )
             status = os.waitstatus_to_exitcode(self._end(job, f"run {command!r}"))
             seconds = time.monotonic() - started
+            ended(step, str(status), job.stdout + job.stderr)
             return Result(self.kernel, command, status, bytes(job.stdout), bytes(job.stderr), seconds)
 
     def put(self, path: str, data: bytes, mode: int = 0o644, timeout: float = 60.0) -> None:
         """Write ``data`` to the file ``path`` in the guest. Raises ChannelError."""
+        self.steps.put(self.kernel, path, data)
         with self._job(f"the file {path} to be written", timeout) as job:
             self._text(Type.PUT, job, f"{mode:o} {path}".encode())
             for start in range(0, len(data), PAYLOAD_MAX):

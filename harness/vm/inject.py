@@ -24,6 +24,7 @@ def nmi(machine: Machine, vcpu: int | None = None) -> None:
     QEMU's own command always means all. So for one vCPU it is a device's interrupt message, written
     through the gdbstub, which stops the machine for some milliseconds. Raises GdbError, QmpError.
     """
+    machine.steps.outside(f"NMI on {'all vCPUs' if vcpu is None else f'vCPU {vcpu}'}")
     if vcpu is None:
         machine.qmp.execute("inject-nmi")
         return
@@ -46,6 +47,7 @@ def machine_check(machine: Machine, vcpu: int, *, bank: int = 4, fatal: bool = T
     status = _VALID | _ENABLED | (_UNCORRECTED | _CORRUPT if fatal else 0)
     overall = _IN_PROGRESS | _RESTART_VALID if fatal else 0
     command = f"mce {vcpu} {bank} {status:#x} {overall:#x} 0 0"
+    machine.steps.outside(f"QEMU's monitor: {command}")
     answer = str(machine.qmp.execute("human-monitor-command", command_line=command)).strip()
     # The reset is the very effect that it has on such a kernel.
     if answer and "triple fault" not in answer:
@@ -61,6 +63,7 @@ def flip_bit(machine: Machine, address: int, bit: int) -> None:
     moment may lose its write or undo the flip. Raises HarnessError when there is no RAM.
     """
     _check_bit(bit)
+    machine.steps.outside(f"bit {bit} of the byte at {address:#x} of RAM is flipped")
     ram = ram_of(machine)
     ram.write(address, bytes([ram.read(address, 1)[0] ^ 1 << bit]))
 
@@ -71,6 +74,7 @@ def flip_code_bit(machine: Machine, address: int, bit: int) -> None:
     The machine stops for some milliseconds meanwhile.
     """
     _check_bit(bit)
+    machine.steps.outside(f"bit {bit} of the byte at {address:#x} of RAM is flipped, as gdb writes it")
     with attached(machine) as gdb:
         gdb.write_physical(address, bytes([ram_of(machine).read(address, 1)[0] ^ 1 << bit]))
 

@@ -29,6 +29,7 @@ from harness.vm.pump import Pump
 from harness.vm.qmp import Qmp, QmpError
 from harness.vm.spec import MachineSpec, arguments, program
 from harness.vm.state import REASONS, Cause, State
+from harness.vm.steps import Steps
 
 __all__ = ["Cause", "Machine", "MachineSpec", "State"]
 
@@ -67,6 +68,7 @@ class Machine:
         self.end_awaited = False
         self.fell_back: str | None = None
         self.argv: list[str] = []
+        self.steps = Steps()
         self.ram: BinaryIO
         self.qmp = Qmp(spec.kernel.name, self._on_event)
         self.consoles: dict[str, Console] = {}
@@ -246,7 +248,12 @@ class Machine:
         else:
             console = self.consoles.get(kernel)
             self.channels[kernel] = Channel(
-                pump, kernel=kernel, console=console, ended=self.ended, factor=factor
+                pump,
+                kernel=kernel,
+                console=console,
+                ended=self.ended,
+                factor=factor,
+                steps=self.steps,
             )
 
     def _fail(self, error: QmpError) -> None:
