@@ -291,6 +291,16 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
             yield running
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Forget a test's machine when the test is over: pytest keeps its items, and what they hold, to the end."""
+    try:
+        return (yield)
+    finally:
+        if LAB in item.stash:
+            del item.stash[LAB]
+
+
 @contextmanager
 def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     """Have a test use ``lab``: afterwards fail it when the machine ended, a kernel complained or strayed.
