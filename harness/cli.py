@@ -16,6 +16,7 @@ from harness import (
     cli_bench,
     cli_build,
     cli_completion,
+    cli_console,
     cli_doctor,
     cli_look,
     cli_selfcheck,
@@ -43,6 +44,7 @@ HARNESS = Group.create_ordered("mkharness itself")
 
 app.command(cli_look.demo, group=JUDGE)
 app.command(cli_test.judge, name="test", group=JUDGE)
+app.command(cli_console.console, group=JUDGE)
 app.command(cli_look.isolation, group=JUDGE)
 app.command(cli_look.update, group=JUDGE)
 app.command(cli_look.memory_map, name="map", group=JUDGE)

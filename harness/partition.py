@@ -88,6 +88,7 @@ class Partition:
         self.lab = lab
         self.fixed: tuple[FixedArea, ...] = ()
         self.looked = False
+        self._last_iomem: tuple[Resource, ...] = ()
         self._marks = {name: console.mark for name, console in lab.machine.consoles.items()}
 
     def findings(self, *, strays: bool = True, reach: bool = True) -> tuple[Finding, ...]:
@@ -133,13 +134,18 @@ class Partition:
 
     @contextmanager
     def look(self) -> Iterator[Look | None]:
-        """Yield what is to be seen of the machine, which is frozen meanwhile; None when it has ended."""
+        """Yield what is to be seen of the machine, which is frozen meanwhile; None when it has ended.
+
+        One that was frozen stays so, and its host's memory map is that of the last look.
+        """
         machine = self.lab.machine
         iomem = self._iomem()
-        if machine.state is not State.LIVE:
+        if machine.state not in {State.LIVE, State.FROZEN}:
             yield None
             return
-        machine.freeze()
+        stood = machine.state is State.FROZEN
+        if not stood:
+            machine.freeze()
         try:
             ram, registers = ram_of(machine), registers_of(machine.qmp)
             pool = self.lab.topology.pool.region if self.lab.dialect.pooled else None
@@ -147,17 +153,18 @@ class Partition:
             self.fixed, self.looked = layout.fixed, True
             yield Look(ram, layout, registers, self.tables(ram, layout, registers))
         finally:
-            if machine.ended() is None:
+            if not stood and machine.ended() is None:
                 machine.thaw()
 
     def _iomem(self) -> tuple[Resource, ...]:
         """Ask the host for its memory map; one that does not answer has made no instances of late."""
         if self.lab.machine.state is not State.LIVE:
-            return ()
+            return self._last_iomem
         try:
-            return self.lab.host.iomem()
+            self._last_iomem = self.lab.host.iomem()
         except HarnessError:
             return ()
+        return self._last_iomem
 
     def tables(self, ram: Ram, layout: Layout, registers: Sequence[Registers]) -> tuple[Tables, ...]:
         """Walk the page tables that vCPUs use, of kernels known to be up; each root once."""

@@ -98,6 +98,12 @@ class Build:
         return store.read_meta(self.folder).spawned_release or self.version
 
     @property
+    def spawned_vmlinux(self) -> Path:
+        """The kernel that the host spawns as ELF with symbols; another's may be gone from the store."""
+        other = store.read_meta(self.folder).inputs.get("spawned kernel")
+        return store.folder() / other / "vmlinux" if other else self.vmlinux
+
+    @property
     def warnings(self) -> messages.Warnings:
         """What compiler, linker, modpost, objtool and Kconfig warned of when this was built."""
         return msgspec.json.decode((self.folder / store.WARNINGS).read_bytes(), type=messages.Warnings)

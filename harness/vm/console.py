@@ -95,6 +95,10 @@ class Console:
         """Every byte so far, exactly as printed."""
         return self._data.read()
 
+    def read(self, start: int, end: int | None = None) -> bytes:
+        """Return the bytes from position ``start`` to ``end``, by default all that came since."""
+        return self._data.read(start, end)
+
     @property
     def text(self) -> str:
         """Everything so far, as text with plain line ends."""
@@ -212,7 +216,11 @@ class Console:
 
     def send(self, text: str) -> None:
         """Type ``text``; a command needs its line end."""
-        self._pump.write(text.encode())
+        self.write(text.encode())
+
+    def write(self, data: bytes) -> None:
+        """Type bytes as they are, such as a person's keys. Never blocks."""
+        self._pump.write(data)
 
     def expect(
         self, pattern: str | re.Pattern[str], timeout: float = 30.0, *, trouble: bool | tuple[()] = True

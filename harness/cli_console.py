@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""`mkh console`: a machine's consoles in one view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from harness.cli_options import (
+    AccelName,
+    BaseText,
+    DialectName,
+    Image,
+    Kernel,
+    Series,
+    TopologyName,
+    Vmlinux,
+    build_of,
+)
+from harness.progress import Progress
+
+if TYPE_CHECKING:
+    from harness.build import Build
+    from harness.definition import Topology
+
+
+def console(
+    *,
+    kernel: Kernel = "reference",
+    series: Series = None,
+    base: BaseText = None,
+    bzimage: Image = None,
+    vmlinux: Vmlinux = None,
+    dialect: DialectName = None,
+    topology: TopologyName = None,
+    accel: AccelName = "auto",
+    spawned: Annotated[
+        int | None, Parameter(help="So many spawned kernels; the first comes with the machine's stage.")
+    ] = None,
+) -> int:
+    """Fork a machine and show its kernels' consoles, a tile each; what is typed goes to the chosen one.
+
+    Ctrl-] ? tells the keys: switch, zoom, look back, search, QEMU's monitor, memory map, vCPUs, quit.
+    The machine ends with the command, however that ends.
+
+    For example:
+
+        mkh console --kernel rfc-v1 --series FOLDER
+
+        mkh console --spawned 3
+    """
+    from harness.tui import terminal
+
+    terminal.require()
+    progress = Progress()
+    if bzimage is not None:
+        from harness.build.own import own_build
+
+        built = own_build(bzimage, vmlinux, dialect, progress)
+    else:
+        built = build_of(kernel, series, base, progress)
+    spawns = "spawn" in built.definition.expects
+    count = (1 if spawns else 0) if spawned is None else spawned
+    machine = _topology(topology or built.definition.topology, count, fixed=topology is not None)
+    return _own(built, machine, count, accel, progress)
+
+
+def _topology(name: str, count: int, *, fixed: bool) -> Topology:
+    """Return the named topology, or where it has too few spawned kernels the smallest that has enough."""
+    from harness import paths
+    from harness.definition import load_topology
+    from harness.errors import UsageError
+
+    if count < 0:
+        raise UsageError(f"--spawned {count} is no number of kernels", advice="0 shows the host alone")
+    chosen = load_topology(name)
+    if count <= len(chosen.spawned):
+        return chosen
+    others = [load_topology(file.stem) for file in sorted(paths.TOPOLOGIES.glob("*.toml"))]
+    enough = [one for one in others if len(one.spawned) >= count and not fixed]
+    if not enough:
+        most = max((one for one in others), key=lambda one: len(one.spawned))
+        raise UsageError(
+            f"the topology {name} has {len(chosen.spawned)} spawned kernels, not {count}"
+            if fixed
+            else f"no topology has {count} spawned kernels",
+            advice=f"{most.name} has {len(most.spawned)}; kernels/topologies has room for more",
+        )
+    return min(enough, key=lambda one: (len(one.spawned), one.memory_mib))
+
+
+def _own(built: Build, topology: Topology, count: int, accel: str, progress: Progress) -> int:
+    """Show a machine of one's own, which ends with the view."""
+    from harness.forks import Forks
+    from harness.tui import starting
+    from harness.tui.source import LabSource
+    from harness.tui.terminal import Terminal
+    from harness.tui.view import View
+    from harness.vm.accel import choose
+
+    names = [one.name for one in topology.spawned[:count]]
+    with Forks(built, topology, choose(accel)).lab("spawned" if names else "booted", progress) as lab:
+        source = LabSource(lab, built.definition.name, ["host", *names])
+        for one in ("host", *(pair.spawned.name for pair in lab.pairs)):
+            # What the kernels have printed since stands behind their prompts.
+            source.type(one, b"\n")
+        with Terminal() as terminal:
+            view = View(source, terminal)
+            starting.start(lab, names, view)
+            view.run()
+    return 0

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""`mkh console` as a person has it: in a real terminal (tmux), keys typed, the screen read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.build import Build
+
+MKH = Path(sys.executable).parent / "mkh"
+PREFIX = "C-]"
+PATIENCE = 90.0
+pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+
+
+class Tmux:
+    """A terminal of its own, with a shell whose prompt is ``ok>``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = str(folder / "tmux")
+        self.run("-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "36", "env -i bash --norc")
+        for name, value in {**os.environ, "PS1": "ok> ", "TERM": "screen"}.items():
+            if name in {"PATH", "HOME", "PS1", "TERM", "LANG", "LC_ALL", "MKHARNESS_CACHE"}:
+                self.type(f"export {name}={shlex.quote(value)}")
+        self.type("clear")
+
+    def run(self, *words: str) -> str:
+        command = ["tmux", "-S", self._socket, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def keys(self, *names: str) -> None:
+        self.run("send-keys", *names)
+
+    def type(self, line: str) -> None:
+        self.run("send-keys", "-l", line)
+        self.keys("Enter")
+
+    def command(self, key: str) -> None:
+        """Type the prefix and a key."""
+        self.keys(PREFIX)
+        self.keys(key)
+
+    def screen(self) -> str:
+        return self.run("capture-pane", "-p")
+
+    def wait(self, wanted: str | Callable[[str], object]) -> str:
+        """Wait until the screen matches a regular expression, or a condition holds of it."""
+        limit = time.monotonic() + PATIENCE
+        while True:
+            screen = self.screen()
+            if re.search(wanted, screen, re.MULTILINE) if isinstance(wanted, str) else wanted(screen):
+                return screen
+            assert time.monotonic() < limit, f"{wanted} did not come:\n{screen}"
+            time.sleep(0.1)
+
+    def settings(self) -> str:
+        """Return the terminal's settings, as stty has them."""
+        tty = self.run("display-message", "-p", "#{pane_tty}").strip()
+        return subprocess.run(
+            ["stty", "-F", tty, "-a"], capture_output=True, text=True, check=True
+        ).stdout.partition("\n")[2]
+
+    @property
+    def other_screen(self) -> bool:
+        return self.run("display-message", "-p", "#{alternate_on}").strip() == "1"
+
+    @property
+    def cursor_shown(self) -> bool:
+        return self.run("display-message", "-p", "#{cursor_flag}").strip() == "1"
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Tmux]:
+    terminal = Tmux(tmp_path)
+    try:
+        yield terminal
+    finally:
+        terminal.run("kill-server")
+
+
+@pytest.fixture
+def console(tmux: Tmux, build: Build, request: pytest.FixtureRequest) -> Tmux:
+    """A terminal with `mkh console` of the kernel under test, at its prompts."""
+    words = ["--kernel", build.definition.name, "--accel", request.config.getoption("--accel")]
+    if series := request.config.getoption("--series"):
+        words += ["--series", series]
+    tmux.wait("^ok>")
+    tmux.before = tmux.settings()  # type: ignore[attr-defined]
+    tmux.type(shlex.join([str(MKH), "console", *words]) + "; echo status $?")
+    tmux.wait("^host# *$")
+    tmux.wait("^alpha# *$")
+    return tmux
+
+
+def pids(console: Tmux) -> tuple[int, int]:
+    """Return the process ids of mkh and of its QEMU."""
+    shell = console.run("display-message", "-p", "#{pane_pid}").strip()
+    mkh = int(subprocess.run(["pgrep", "-P", shell], capture_output=True, text=True, check=True).stdout)
+    qemu = subprocess.run(["pgrep", "-P", str(mkh), "qemu"], capture_output=True, text=True, check=True)
+    return mkh, int(qemu.stdout)
+
+
+def assert_sane(tmux: Tmux) -> None:
+    """The terminal is as it was: its settings, its screen, its cursor, and what is typed is echoed."""
+    tmux.wait("^ok> *$")
+    assert tmux.settings() == tmux.before  # type: ignore[attr-defined]
+    assert not tmux.other_screen
+    assert tmux.cursor_shown
+    tmux.keys("-l", "echo e''cho")
+    tmux.wait(r"^ok> echo e''cho$")
+    tmux.keys("Enter")
+    tmux.wait("^echo$")
+
+
+def assert_gone(pid: int) -> None:
+    limit = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+            if state != "Z":
+                assert time.monotonic() < limit, f"process {pid} is still there"
+                time.sleep(0.1)
+                continue
+        return
+
+
+def test_a_person_looks_at_two_kernels(console: Tmux) -> None:
+    _, qemu = pids(console)
+    console.type("echo $((40+2))-$(hostname)")
+    console.wait("^42-host$")
+    console.command("2")
+    console.type("echo $((40+3))-$(hostname)")
+    console.wait("^43-alpha$")
+    # Back by Tab, and alone.
+    console.command("Tab")
+    console.command("z")
+    console.wait(lambda screen: "1 host" in screen and "2 alpha" not in screen)
+    console.command("z")
+    console.wait("^ 2 alpha")
+    # Search what was printed long ago: the kernel's first line.
+    console.command("/")
+    console.type("linux VERSION")
+    console.wait(r"Linux version \d")
+    assert "looking back" in console.screen()
+    console.keys("q")
+    # The vCPUs: each is of one of the kernels.
+    console.command("v")
+    screen = console.wait(r"^0 +0 +host +(halted|moving|NOT moving) +\w+\+0x")
+    assert re.search(r"^3 +3 +alpha +(halted|moving|NOT moving) +\w+\+0x", screen, re.MULTILINE), screen
+    console.keys("q")
+    console.command("p")
+    console.wait(r"claimed by")
+    console.keys("q")
+    console.command("m")
+    console.type("info version")
+    console.wait(r"^\d+\.\d+\.\d+")
+    console.keys("Escape")
+    # Another size: the lines wrap anew, and both kernels are there.
+    console.run("resize-window", "-x", "80", "-y", "24")
+    screen = console.wait(lambda text: re.search("^ 2 alpha", text, re.MULTILINE) and "43-alpha" in text)
+    assert len(screen.splitlines()[0].rstrip()) <= 80
+    console.command("c")
+    console.wait("reference: stopped|: stopped")
+    console.command("c")
+    console.wait(": running")
+    console.command("q")
+    console.wait("ends this machine")
+    console.keys("q")
+    console.wait("^status 0$")
+    assert_sane(console)
+    assert_gone(qemu)
+
+
+def test_what_a_guest_prints_does_not_drive_the_terminal(console: Tmux) -> None:
+    title = console.run("display-message", "-p", "#{pane_title}")
+    # A title, the clipboard, the cursor's place asked for, mouse reports, the other screen left.
+    nasty = r"\033]2;evil\007\033]52;c;ZXZpbA==\007\033[6n\033[?1000h\033[?1049l\033[31mred\033[2J\033[Hhere"
+    console.type(f"printf '{nasty}\\n'")
+    console.wait("^here")
+    console.type("echo after")
+    console.wait("^after$")
+    assert console.run("display-message", "-p", "#{pane_title}") == title
+    assert console.other_screen
+    assert console.run("display-message", "-p", "#{mouse_any_flag}").strip() in {"", "0"}
+    assert "evil" not in console.run("list-buffers")
+    console.command("q")
+    console.keys("q")
+    assert_sane(console)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP], ids=lambda one: one.name)
+def test_a_killed_console_leaves_the_terminal_sane_and_nothing_running(console: Tmux, number: int) -> None:
+    mkh, qemu = pids(console)
+    os.kill(mkh, number)
+    console.wait(f"^status {128 + number}$")
+    assert_sane(console)
+    assert_gone(qemu)
+
+
+def test_a_machine_that_ends_is_told(console: Tmux) -> None:
+    _, qemu = pids(console)
+    os.kill(qemu, signal.SIGKILL)
+    console.wait("ended: QEMU was killed from outside")
+    console.command("v")
+    console.wait("error: ")
+    console.keys("q")
+    console.command("q")
+    console.keys("q")
+    assert_sane(console)
+
+
+def test_a_kernel_that_floods_leaves_the_view_quick(console: Tmux) -> None:
+    mkh, _ = pids(console)
+    console.command("2")
+    console.type("while :; do seq 100000; done")
+    console.command("1")
+    worst = 0.0
+    for number in range(20):
+        begun = time.monotonic()
+        console.type(f"echo $((1000+{number}))-there")
+        console.wait(f"^{1000 + number}-there$")
+        worst = max(worst, time.monotonic() - begun)
+    status = Path(f"/proc/{mkh}/status").read_text(encoding="ascii")
+    memory = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) >> 10  # type: ignore[index]
+    print(f"echo after {worst:.2f} s at worst, {memory} MiB resident")
+    assert memory < 300
+    console.command("2")
+    console.keys("C-c")
+    console.type("echo calm")
+    console.wait("^calm$")
+
+
+def test_without_a_terminal_it_says_what_to_use() -> None:
+    done = subprocess.run(
+        [MKH, "console"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 2
+    assert "needs a terminal" in done.stderr
+    assert "mkh demo" in done.stderr
