@@ -293,7 +293,7 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Forget a test's machine when the test is over: pytest keeps its items, and what they hold, to the end."""
+    """Forget a test's machine when the test is over: pytest keeps its items, and what they hold."""
     try:
         return (yield)
     finally:
