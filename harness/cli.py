@@ -19,6 +19,7 @@ from harness import (
     cli_console,
     cli_doctor,
     cli_look,
+    cli_reproduce,
     cli_selfcheck,
     cli_test,
     interrupt,
@@ -61,6 +62,7 @@ app.command(
 )
 app.command(cli_test.runs, group=KNOWN)
 app.command(cli_test.coverage, group=KNOWN)
+app.command(cli_reproduce.reproduce, group=KNOWN)
 app.command(cli_doctor.doctor, group=HARNESS)
 app.command(cli_completion.completion, group=HARNESS)
 app.command(cli_selfcheck.selfcheck, group=HARNESS)

@@ -46,6 +46,8 @@ def bench(
     from harness import bench_messages, bench_oracles
     from harness.definition import load_topology
     from harness.forks import Forks
+    from harness.report import history
+    from harness.report.record import MESSAGES
     from harness.vm.accel import choose
 
     progress = Progress()
@@ -65,6 +67,8 @@ def bench(
             figures += measuring.run(forks, progress, rounds)
             figures += bench_oracles.run(forks, chosen, progress, rounds)
         sent = bench_messages.run(forks, progress, rounds)
+        if sent is not None:
+            history.keep(built.digest, MESSAGES, sent)
     if json:
         told = {figure.key: figure.value for figure in figures} | ({"messages": sent} if sent else {})
         print(msgspec.json.encode(told).decode())

@@ -122,13 +122,16 @@ def isolation(
     from harness import isolation as trying
     from harness.definition import load_topology
     from harness.forks import Forks
+    from harness.report import history
     from harness.report import isolation as report
+    from harness.report.record import ISOLATION
     from harness.vm.accel import choose
 
     progress = Progress()
     built = build_of(kernel, series, base, progress)
     machine = load_topology(topology or built.definition.topology)
     found = trying.run(Forks(built, machine, choose(accel)), progress)
+    history.keep(built.digest, ISOLATION, found)
     if json:
         print(msgspec.json.encode(found).decode())
     elif markdown:

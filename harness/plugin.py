@@ -31,6 +31,8 @@ READY_LAB = pytest.StashKey["Lab"]()
 """Where `mkh demo` puts a lab that already runs."""
 LAB = pytest.StashKey["Lab"]()
 """A test's machine."""
+MAPPED = pytest.StashKey[bool]()
+"""There is a picture of a machine's memory with two kernels, for the report."""
 COLLECTOR: pytest.StashKey[Collector] = pytest.StashKey()
 """Counts which lines of the series are executed."""
 
@@ -384,6 +386,11 @@ def _check_partition(request: pytest.FixtureRequest, partition: Partition, reach
         return
     result = Watched(1, len(findings), reach, {area.why: area.region.size for area in partition.fixed})
     request.node.user_properties.append(("watched", msgspec.json.encode(result).decode()))
+    if request.config.getoption("--report") and partition.lab.pairs and MAPPED not in request.config.stash:
+        from harness.recorder import map_of
+
+        request.config.stash[MAPPED] = True
+        request.node.user_properties.append(("map", map_of(partition)))
     if findings:
         what = "; ".join(finding.what for finding in findings)
         details = [*map(str, findings), "The machine's memory:", text_of(partition.map())]
@@ -448,7 +455,11 @@ def pytest_runtest_makereport(
             if console.mark:
                 report.sections.append((f"console of {name}", console.tail(40)))
         if item.config.getoption("--report"):
-            from harness.recorder import consoles_of
+            from harness.recorder import consoles_of, map_of
 
             report.user_properties.append(("consoles", consoles_of(lab)))
+            if item.config.getoption("oracles") and report.when == "call":
+                from harness.partition import Partition
+
+                report.user_properties.append(("failed map", map_of(Partition(lab))))
     return report

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from harness.errors import UsageError
+from harness.bench_messages import Messages
+from harness.errors import HarnessError, UsageError
+from harness.isolation import Report as Isolation
+from harness.klog.splat import find_splats
 from harness.report import folder, gaps, history, record
-from harness.report.record import Capability, Case, Console, Facts, Line, Record, clip, visible
+from harness.report.record import Capability, Case, Console, Facts, Line, Record, Stretch, clip, visible
 from harness.report.suite import Suite, Summary, key_of
 
 if TYPE_CHECKING:
     from harness.build import Build
     from harness.capabilities import Found
     from harness.lab import Lab
+    from harness.partition import Partition
 
 TOLD = "mkharness_record"
 CHOOSE = ("--kernel", "--series", "--base", "--bzimage", "--vmlinux", "--dialect", "--topology")
@@ -49,6 +53,7 @@ class _Taken:
     why: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     consoles: tuple[Console, ...] = ()
+    map: tuple[Stretch, ...] = ()
 
 
 class Recorder:
@@ -62,6 +67,7 @@ class Recorder:
         self._taken: dict[str, _Taken] = {}
         self._errors: dict[str, str] = {}
         self._room = record.CONSOLES
+        self._map: tuple[Stretch, ...] = ()
         self._before: record.Earlier | None = None
 
     @property
@@ -136,6 +142,9 @@ class Recorder:
         case.seconds += report.duration
         if report.when == "call":
             case.seen += [visible(str(value)) for key, value in report.user_properties if key == "seen"]
+        for key, value in report.user_properties:
+            if key == "map":
+                self._map = self._map or msgspec.json.decode(str(value), type=tuple[Stretch, ...])
         if why:
             case.why.append(visible(why))
         if outcome == "failed":
@@ -151,6 +160,8 @@ class Recorder:
     def _print(self, case: _Taken, report: pytest.TestReport) -> None:
         """Take in the consoles, as seconds since the case began, as long as there is room."""
         for key, value in report.user_properties:
+            if key == "failed map":
+                case.map = msgspec.json.decode(str(value), type=tuple[Stretch, ...])
             if key != "consoles":
                 continue
             told = msgspec.json.decode(str(value), type=tuple[Console, ...])
@@ -187,6 +198,9 @@ class Recorder:
             # They are kept in whole seconds.
             gaps=tuple(one for one in gaps.read(digest) if self._started - 1 <= one.at <= ended + 1),
             before=self._before,
+            map=self._map,
+            isolation=next(reversed(history.kept(digest, record.ISOLATION, Isolation)), None),
+            messages=next(reversed(history.kept(digest, record.MESSAGES, Messages)), None),
         )
 
     def _case(self, test: str, outcome: str) -> Case:
@@ -202,6 +216,7 @@ class Recorder:
             clip("; ".join(dict.fromkeys(taken.why)), record.SEEN),
             clip("\n\n".join(taken.text), record.TEXT),
             taken.consoles,
+            taken.map,
         )
 
     def _options(self) -> tuple[str, ...]:
@@ -228,13 +243,32 @@ def consoles_of(lab: Lab) -> str:
         lines, before = console.last(record.LINES)
         shown = tuple(Line(one.time + since_1970, clip(visible(one.text), record.WIDTH)) for one in lines)
         if shown:
-            found.append(Console(name, shown, before))
+            splats = tuple(
+                Line(shown[one.first].at, clip(visible(one.title), record.WIDTH))
+                for one in find_splats([line.text for line in lines])
+            )
+            found.append(Console(name, shown, before, splats))
     return msgspec.json.encode(found).decode()
 
 
+def map_of(partition: Partition) -> str:
+    """Return a machine's memory as JSON; empty where it has ended."""
+    try:
+        parts = partition.map()
+    except HarnessError:
+        return "[]"
+    stretches = [
+        Stretch(part.region.start, part.region.size, part.claim, part.why, part.written, part.mapped)
+        for part in parts
+    ]
+    return msgspec.json.encode(stretches).decode()
+
+
 def _since(started: float, console: Console) -> Console:
-    lines = tuple(Line(round(line.at - started, 3), line.text) for line in console.lines)
-    return Console(console.kernel, lines, console.before)
+    def moved(lines: Sequence[Line]) -> tuple[Line, ...]:
+        return tuple(Line(round(line.at - started, 3), line.text) for line in lines)
+
+    return msgspec.structs.replace(console, lines=moved(console.lines), splats=moved(console.splats))
 
 
 def _phase(report: pytest.TestReport) -> str:

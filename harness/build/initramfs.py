@@ -70,6 +70,19 @@ def _member(number: int, name: str, mode: int, content: bytes, device: tuple[int
     return header + bytes(-len(header) % 4) + content + bytes(-len(content) % 4)
 
 
+def member(archives: Path, name: str) -> bytes:
+    """Return a file of one or several newc archives, one after another; empty where none has it."""
+    data, at = archives.read_bytes(), 0
+    while (at := data.find(b"070701", at)) >= 0:
+        fields = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        size, length = fields[6], fields[11]
+        content = at + (110 + length + 3) // 4 * 4
+        if data[at + 110 : at + 109 + length] == name.encode():
+            return data[content : content + size]
+        at = content + size
+    return b""
+
+
 def busybox(progress: Progress) -> bytes:
     """Return Debian's static busybox, fetched and verified by apt at the first use."""
     file = paths.cache() / "guest" / "busybox"

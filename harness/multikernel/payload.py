@@ -140,7 +140,7 @@ class Payload:
         """Give it a command. Raises HarnessError when it answers that something is wrong or not at all."""
         name = re.escape(command.split(maxsplit=1)[0])
         before = self.console.mark
-        self.console.send(f"{command}\n")
+        self._send(command)
         match = self.console.expect(rf"(?<![^\n])(ok|error) {name}([^\r\n]*)\r\n", timeout=timeout)
         if match[1] == "error":
             raise HarnessError(f"the payload cannot {command}:{match[2]}")
@@ -149,8 +149,12 @@ class Payload:
 
     def last_command(self, command: str) -> None:
         """Give it a command that ends it (stop, crash, hang, spin, fault); wait until it begins with that."""
-        self.console.send(f"{command}\n")
+        self._send(command)
         self.console.expect(rf"payload: {command}\r\n", timeout=ANSWER_LIMIT)
+
+    def _send(self, command: str) -> None:
+        self.host.channel.steps.typed(self.instance.name, command)
+        self.console.send(f"{command}\n")
 
     def beats(self) -> int:
         """Return how often its timer has ticked, about a thousand times a second."""

@@ -7,6 +7,7 @@ shares a room, and what is cut is said to be.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from harness.report import isolation, pictures
 from harness.report.compare import compare
-from harness.report.record import Case, Record, clip, consoles_on_one_clock, counted
+from harness.report.findings import findings
+from harness.report.record import Case, Record, Stretch, clip, consoles_on_one_clock, counted
 from harness.report.repeat import repeat
 from harness.report.suite import Claim
 
 TEXTS, CONSOLES = 300_000, 600_000
 """Bytes of the page that all failures' evidence shares, and all their consoles."""
+PICTURES = 250_000
+"""Bytes that the pictures beside failures have together; the first ones get theirs."""
+FINDINGS, FINDING = 100, 300
+"""Findings that are shown, and bytes of each."""
 TEXT_LEAST, TEXT_MOST = 400, 12_000
 LINE = 70
 """Bytes that a line's mark-up takes."""
@@ -37,6 +44,14 @@ STYLES = {
     "known": "known",
     "skipped": "skip",
 }
+ISOLATION = {
+    "by hardware": "good",
+    "by page tables": "skip",
+    "by convention": "known",
+    "not at all": "bad",
+    "not tried": "quiet",
+}
+"""The class of each word of the isolation table."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,27 @@ class Failure:
     lanes: tuple[str, ...]
     lines: Sequence[tuple[float, int, str]]
     cut: Sequence[str]
+    pictures: Sequence[Markup]
+    """When each kernel printed, and whose memory is where; each empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A machine's memory as the page shows it: a picture, and each part with its colour's class."""
+
+    picture: Markup
+    kernels: Sequence[str]
+    parts: Sequence[tuple[Stretch, str]]
+
+    @classmethod
+    def of(cls, parts: Sequence[Stretch]) -> _Map | None:
+        if not parts:
+            return None
+        names = pictures.owners(parts)
+        kernels = list(dict.fromkeys(name for part in parts for name in part.mapped))
+        return cls(
+            pictures.strip(parts), kernels, [(part, pictures.kind(part.claim, names)) for part in parts]
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,7 @@ def page(record: Record) -> str:
     jinja = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     css, _, _ = loader.get_source(jinja, "report.css")
     bad = sorted((case for case in record.cases if case.bad), key=lambda case: case.outcome == "not_run")
+    found = findings(record)
     # A case that was not run has nothing to show.
     failures = _failures(record, [case for case in bad if case.outcome != "not_run"])
     return jinja.get_template("report.html.j2").render(
@@ -86,6 +123,15 @@ def page(record: Record) -> str:
         styles=STYLES,
         areas=_areas(record),
         compared=compare(record),
+        findings=[(one.kind, _fitting(one.what, FINDING), one.keys[:4]) for one in found[:FINDINGS]],
+        findings_left=max(0, len(found) - FINDINGS),
+        isolation=record.isolation,
+        directions=isolation.directions(record.isolation) if record.isolation else [],
+        words=ISOLATION,
+        map=_Map.of(record.map or next((case.map for case in record.cases if case.map), ())),
+        messages=record.messages,
+        histogram=pictures.histogram(record.messages) if record.messages else "",
+        chosen=" ".join(shlex.quote(word) for word in record.options if word not in {"--trust"}),
         failures=failures,
         claims=_claims(record, failures),
     )
@@ -109,10 +155,18 @@ def _areas(record: Record) -> list[tuple[str, Any, float]]:
 def _failures(record: Record, cases: Sequence[Case]) -> list[Failure]:
     count = max(len(cases), 1)
     room, text = CONSOLES // count, min(max(TEXTS // count, TEXT_LEAST), TEXT_MOST)
-    return [_failure(record, case, f"f{number}", room, text) for number, case in enumerate(cases, 1)]
+    shown, left = [], PICTURES
+    for number, case in enumerate(cases, 1):
+        drawn = [pictures.lanes(case), pictures.strip(case.map)] if left > 0 else []
+        left -= sum(map(len, drawn))
+        shown.append(_failure(record, case, f"f{number}", (room, text), drawn if left > 0 else []))
+    return shown
 
 
-def _failure(record: Record, case: Case, anchor: str, room: int, text: int) -> Failure:
+def _failure(
+    record: Record, case: Case, anchor: str, rooms: tuple[int, int], drawn: Sequence[Markup]
+) -> Failure:
+    room, text = rooms
     every = consoles_on_one_clock(case)
     lines: list[tuple[float, int, str]] = []
     for line in reversed(every):
@@ -134,6 +188,7 @@ def _failure(record: Record, case: Case, anchor: str, room: int, text: int) -> F
         tuple(console.kernel for console in case.consoles),
         lines,
         cut,
+        drawn,
     )
 
 

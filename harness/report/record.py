@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from harness.bench_messages import Messages
 from harness.errors import UsageError
+from harness.isolation import Report as Isolation
 from harness.report.gaps import Record as Gap
 from harness.report.suite import Claim, Summary, key_of
 
@@ -26,6 +28,9 @@ SEEN = 1_000
 """Characters of what a test saw."""
 CONSOLES = 8_000_000
 """Characters that the consoles of all failures have together."""
+
+ISOLATION, MESSAGES = "isolation", "messages"
+"""What harness.report.history keeps of a build, by kind."""
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -58,11 +63,29 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Console(msgspec.Struct, frozen=True):
-    """The last lines of a kernel's console; ``before`` is how many bytes it had printed before them."""
+    """The last lines of a kernel's console; ``before`` is how many bytes it had printed before them.
+
+    ``splats`` are the titles of what it complained of there, each with the time of its first line.
+    """
 
     kernel: str
     lines: tuple[Line, ...]
     before: int = 0
+    splats: tuple[Line, ...] = ()
+
+
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of RAM with one claim on it, as harness.partition tells: addresses and sizes in bytes.
+
+    ``mapped`` are bytes by kernel, ``written`` pages since the fork.
+    """
+
+    start: int
+    size: int
+    claim: str
+    why: str
+    written: int
+    mapped: dict[str, int]
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -70,7 +93,7 @@ class Case(msgspec.Struct, frozen=True):
 
     ``outcome`` is one of suite.OUTCOMES, or ``unstable``. ``started`` is in seconds since 1970, ``seconds``
     are those of set-up, test and tear-down; ``phase`` names the one that failed, ``why`` says why in a
-    line, for a skip and a known bug too, and ``text`` is the whole failure.
+    line, for a skip and a known bug too, and ``text`` is the whole failure. ``map`` is its machine's memory.
     """
 
     test: str
@@ -83,6 +106,7 @@ class Case(msgspec.Struct, frozen=True):
     why: str = ""
     text: str = ""
     consoles: tuple[Console, ...] = ()
+    map: tuple[Stretch, ...] = ()
 
     @property
     def bad(self) -> bool:
@@ -138,7 +162,8 @@ class Record(msgspec.Struct, frozen=True, tag_field="format", tag="mkharness-rep
     """A run: ``started`` in seconds since 1970, ``load`` how many processes wanted a core at its end.
 
     ``options`` are those that choose this kernel, this build and this machine; ``errors`` are test files that
-    could not be collected; ``objections`` say why a run without a failed test is no success.
+    could not be collected; ``objections`` say why a run without a failed test is no success. ``map`` is the
+    memory of a machine with two kernels; ``isolation`` and ``messages`` are what is kept of the build
     """
 
     started: float
@@ -154,6 +179,9 @@ class Record(msgspec.Struct, frozen=True, tag_field="format", tag="mkharness-rep
     objections: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
     before: Earlier | None = None
+    map: tuple[Stretch, ...] = ()
+    isolation: Isolation | None = None
+    messages: Messages | None = None
 
     @property
     def good(self) -> bool:

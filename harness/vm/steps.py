@@ -14,10 +14,12 @@ import msgspec
 
 FIRST, LAST = 250, 250
 """Steps that are kept from the beginning and from the end."""
-COMMAND, DATA, SAID = 16_384, 65_536, 600
+COMMAND, DATA, SAID = 16_384, 65_536, 3000
 """Characters of a command, bytes of a file and characters of an answer that are kept."""
 OUTSIDE = "outside"
 """In place of a kernel's name: done to the machine, and not through a kernel."""
+TYPED = "typed"
+"""In place of an exit status: a line for a console, which has none."""
 
 
 class Step(msgspec.Struct):
@@ -77,6 +79,11 @@ class Steps:
             kept = data if len(data) <= DATA else b""
             self._keep(Step(kernel, "", file, len(data), kept, "0"))
 
+    def typed(self, kernel: str, line: str) -> None:
+        """Add a line that is typed into a kernel's console."""
+        with self._lock:
+            self._keep(Step(kernel, line[:COMMAND], ended=TYPED))
+
     def outside(self, what: str) -> None:
         """Add what is done to the machine, and not by a kernel."""
         with self._lock:
@@ -92,3 +99,13 @@ def ended(step: Step, status: str, said: bytes | bytearray = b"") -> None:
     """Note how a command ended, and the end of what it printed."""
     step.ended = status
     step.said = said[-SAID:].decode("utf-8", "replace").strip()
+
+
+def to_json(steps: Steps) -> str:
+    """Return the steps as a file that ``from_json`` reads."""
+    return msgspec.json.encode(tuple(steps)).decode()
+
+
+def from_json(text: str) -> tuple[Step, ...]:
+    """Read steps. Raises msgspec.MsgspecError when they are none."""
+    return msgspec.json.decode(text, type=tuple[Step, ...])

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: MIT
 """A run's reports are functions of its record: small, quick, escaped, and valid for those who read them."""
 
+import re
 import time
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import msgspec
+import numpy as np
 import pytest
 
+from harness import bench_messages
 from harness.errors import UsageError
-from harness.report import compare, folder, kcidb, ktap, page, record, suite
+from harness.isolation import Cell, Property
+from harness.isolation import Report as Isolation
+from harness.report import compare, folder, kcidb, ktap, page, pictures, record, suite
+from harness.report.findings import Found, findings
 from harness.report.junit import junit
-from harness.report.record import Case, Console, Earlier, Facts, Line, Record, case_of
+from harness.report.record import Case, Console, Earlier, Facts, Line, Record, Stretch, case_of
 from harness.report.repeat import repeat
 from harness.report.suite import Claim, Result, Summary
 
@@ -35,6 +41,11 @@ def bad_case(name: str, text: str = "it broke", lines: int = 3) -> Case:
         why=shown,
         text=f"first\n{shown}",
         consoles=consoles,
+        map=(
+            Stretch(0, 1 << 30, "host", shown, 7, {"host": 1 << 30}),
+            Stretch(1 << 30, 1 << 28, "alpha", "", 0, {"alpha": 1 << 28, shown: 4096}),
+            Stretch(5 << 28, 4096, "nobody", "", 1, {}),
+        ),
     )
 
 
@@ -72,6 +83,63 @@ def test_four_hundred_failures_are_rendered_quickly_and_small(tmp_path: Path) ->
     assert len(shown.encode()) < 2_000_000
     # Two seconds are what is promised; this computer may be busy, its CPU's time is not.
     assert time.process_time() - started < 2
+
+
+def test_a_failure_has_a_picture_of_its_consoles_and_its_memory() -> None:
+    lines = (Line(-4.0, "early"), Line(0.2, "one"), Line(1.0, "Kernel panic - not syncing: x"))
+    oops = Console("alpha", lines, splats=(Line(1.0, "Kernel panic: x"),))
+    case = msgspec.structs.replace(bad_case("test_fails"), consoles=(console("host", "fine"), oops))
+    drawn = str(pictures.lanes(case))
+    assert [lane for lane in ("host", "alpha") if f">{lane}</text>" in drawn] == ["host", "alpha"]
+    assert drawn.count('class="bad"') == 1
+    assert ">+1</text>" in drawn
+    shown = page.page(a_record(case))
+    assert shown.count("<svg") == 3, "two beside the failure, and the memory map of the page"
+    assert "0x40000000-0x4fffffff" in shown
+    # What is small is to be seen, too.
+    widths = [float(width) for width in re.findall(r'y="2" width="([\d.]+)"', str(pictures.strip(case.map)))]
+    assert len(widths) == 3
+    assert min(widths) > 2
+    assert sum(widths) == pytest.approx(pictures.WIDTH, abs=1)
+
+
+def test_findings_are_told_once_with_the_claims_that_showed_them() -> None:
+    strayed = msgspec.structs.replace(bad_case("test_a"), why="seen from outside: host wrote 3 pages")
+    other = msgspec.structs.replace(bad_case("test_b"), why="seen from outside: host wrote 3 pages")
+    known = case_of("tests/conformance/loading/test_c.py::test_known", "known", why="V9-99: it is so")
+    assert findings(a_record(strayed, other, known)) == [
+        Found("seen from outside", "host wrote 3 pages", (strayed.key, other.key)),
+        Found("known bug", "V9-99: it is so", (known.key,)),
+    ]
+    # What a kernel printed before the test began says nothing of the test.
+    early = Console(
+        "host", (Line(-1.0, "x"), Line(1.0, "y")), splats=(Line(-1.0, "panic: x"), Line(1.0, "y"))
+    )
+    assert [one.what for one in findings(a_record(msgspec.structs.replace(strayed, consoles=(early,))))] == [
+        "host wrote 3 pages",
+        "host: y",
+    ]
+    early = msgspec.structs.replace(early, splats=early.splats[:1])
+    assert not findings(a_record(msgspec.structs.replace(bad_case("test_a"), consoles=(early,))))
+
+
+def test_what_was_not_measured_on_the_build_is_told_with_the_command_that_does() -> None:
+    shown = page.page(every_outcome())
+    assert ".venv/bin/mkh isolation --kernel reference" in shown
+    assert ".venv/bin/mkh bench --messages --kernel reference" in shown
+
+
+def test_isolation_and_latency_that_are_kept_of_the_build_are_shown() -> None:
+    cell = Cell("by convention", (record.visible(EVIL),))
+    table = Isolation("reference", "0123", (), (Property("RAM, write", {"spawned -> host": cell}),))
+    times = {(8, name): np.array([1e5, 2e5, 4e5]) for name in ("message", "call", "pipe")}
+    speeds = {(8, name): [9000.0] for name in ("message", "pipe")}
+    run = a_record(isolation=table, messages=bench_messages.result("tcg", 1, times, speeds, {8: 0}))
+    shown = page.page(run)
+    assert '<td class="known"' in shown
+    assert "<script" not in shown
+    assert "1 took " in shown
+    assert "mkh bench --messages</code>" in shown
 
 
 def test_what_is_cut_from_the_page_is_told() -> None:

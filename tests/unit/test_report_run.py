@@ -28,7 +28,8 @@ def printed(request):
     pump = Pump(near, near, "host")
     console = Console(pump, ended=lambda: None)
     pump.start()
-    far.sendall(b"a line\r\n" * 1000 + b"\x1b[31m<script>alert(1)</script>\x1b[0m\r\nthe last\r\n")
+    far.sendall(b"Kernel panic - not syncing: early\r\n" + b"a line\r\n" * 1000)
+    far.sendall(b"\x1b[31m<script>alert(1)</script>\x1b[0m\r\nKernel panic - not syncing: so\r\nthe last\r\n")
     pump.drain(5)
     request.node.stash[LAB] = SimpleNamespace(machine=SimpleNamespace(consoles={"host": console}))
     yield
@@ -68,7 +69,7 @@ def run(pytester: pytest.Pytester, text: str, *options: str) -> tuple[pytest.Run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "test_it.py").write_text(text)
     (pytester.path / "pytest.ini").write_text("[pytest]\n")
-    result = pytester.runpytest_subprocess("--report", "out", *options, "tests")
+    result = pytester.runpytest_subprocess("--report", "out", "--no-oracles", *options, "tests")
     found = record.read(pytester.path / "out/report.json")
     assert isinstance(found, Record)
     return result, found
@@ -104,8 +105,13 @@ def test_every_format_is_written_and_tells_the_same(
     (console,) = cases["test_fails"].consoles
     assert console.kernel == "host"
     assert len(console.lines) == record.LINES
-    assert [line.text for line in console.lines[-2:]] == ["^[[31m<script>alert(1)</script>^[[0m", "the last"]
-    assert console.before == (1000 - record.LINES + 2) * len("a line\r\n")
+    assert console.lines[-3].text == "^[[31m<script>alert(1)</script>^[[0m"
+    assert console.lines[-1].text == "the last"
+    assert [(splat.at, splat.text) for splat in console.splats] == [
+        (console.lines[-2].at, "Kernel panic: so")
+    ]
+    early = len("Kernel panic - not syncing: early\r\n")
+    assert console.before == (1000 - record.LINES + 3) * len("a line\r\n") + early
     assert all(0 <= line.at < 60 for line in console.lines)
     assert "<script>" not in (out / "report.html").read_text()
 
