@@ -67,7 +67,7 @@ class Frozen(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair:
     """Two live kernels: the host and one spawned kernel, with what was granted to it."""
 
@@ -77,6 +77,14 @@ class Pair:
     instance: Instance
     arguments: tuple[str, ...]
     before_spawn: Heartbeat
+
+    def __repr__(self) -> str:
+        # It stands above each failure.
+        return f"<host and {self.instance.name}>"
+
+
+FAILING: list[Callable[[Lab, HarnessError], None]] = []
+"""Called with a machine that is about to end because of an error."""
 
 
 class Lab:
@@ -122,6 +130,10 @@ class Lab:
         self._memory: RamServer | None = None
         self._resources = ExitStack()
 
+    def __repr__(self) -> str:
+        # It stands above each failure.
+        return f"<machine of {self.topology.vcpus} CPUs, {self.machine.ended() or self.machine.state.value}>"
+
     def __enter__(self) -> Self:
         if self.stage is not None:
             self._resume(self.stage)
@@ -132,6 +144,7 @@ class Lab:
     def _boot(self) -> None:
         with ExitStack() as undo, self.progress.step(f"booting the host kernel ({self.accel.name})") as step:
             undo.enter_context(self.machine)
+            undo.push(self._failing)
             self.accel = self.machine.accel
             if self.machine.fell_back:
                 step.update(self.machine.fell_back)
@@ -200,7 +213,14 @@ class Lab:
         """The spawned kernels so far, each with the host."""
         return tuple(self._pairs.values())
 
-    def __exit__(self, *_: object) -> None:
+    def _failing(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Let those look at the machine, before it ends, who want to know why it does not get to a stage."""
+        if isinstance(error, HarnessError):
+            for look in FAILING:
+                look(self, error)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._failing(kind, error, trace)
         self._resources.close()
         self.machine.end()
 

@@ -114,23 +114,7 @@ class Partition:
     def map(self) -> tuple[Part, ...]:
         """Return the machine's memory as a map to draw; empty when the machine has ended."""
         with self.look() as look:
-            if look is None:
-                return ()
-            written = look.ram.written()
-            kernels = {one.owner.name: one.leaves for one in look.tables}
-            return tuple(
-                Part(
-                    region,
-                    claim,
-                    why,
-                    len(pages_in(written, [region])),
-                    {
-                        name: sum(one.physical.size for one in leaves.into([region]))
-                        for name, leaves in kernels.items()
-                    },
-                )
-                for region, claim, why in claims_of(look.layout, look.ram.regions)
-            )
+            return () if look is None else parts_of(look)
 
     @contextmanager
     def look(self) -> Iterator[Look | None]:
@@ -235,6 +219,25 @@ class Partition:
 
     def _kernel(self, name: str) -> Kernel:
         return self.lab.host if name == HOST else self.lab.pair(name).spawned
+
+
+def parts_of(look: Look) -> tuple[Part, ...]:
+    """Return what a look saw of the machine's memory as a map to draw."""
+    written = look.ram.written()
+    kernels = {one.owner.name: one.leaves for one in look.tables}
+    return tuple(
+        Part(
+            region,
+            claim,
+            why,
+            len(pages_in(written, [region])),
+            {
+                name: sum(one.physical.size for one in leaves.into([region]))
+                for name, leaves in kernels.items()
+            },
+        )
+        for region, claim, why in claims_of(look.layout, look.ram.regions)
+    )
 
 
 def claims_of(layout: Layout, ram: Sequence[Region]) -> list[tuple[Region, str, str]]:

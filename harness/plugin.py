@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _pytest
+import pluggy
 import pytest
 
 if TYPE_CHECKING:
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from harness.capabilities import Found
     from harness.claims import Claims
     from harness.coverage import Collector
+    from harness.diagnose.explain import Explanation
+    from harness.errors import HarnessError
     from harness.forks import Forks, StageName
     from harness.lab import Lab, Pair
     from harness.multikernel.interface import Interface
@@ -33,6 +39,12 @@ LAB = pytest.StashKey["Lab"]()
 """A test's machine."""
 MAPPED = pytest.StashKey[bool]()
 """There is a picture of a machine's memory with two kernels, for the report."""
+EXPLAINED: pytest.StashKey[Explanation] = pytest.StashKey()
+"""What a test's failure was explained with."""
+ITEM = pytest.StashKey[pytest.Item]()
+"""The test that runs."""
+CONSOLE_TAIL = "The last lines of "
+"""How an error's details begin that are the end of a console."""
 COLLECTOR: pytest.StashKey[Collector] = pytest.StashKey()
 """Counts which lines of the series are executed."""
 
@@ -245,8 +257,43 @@ def forks(request: pytest.FixtureRequest, build: Build) -> Forks:
 
     topology = load_topology(request.config.getoption("--topology") or build.definition.topology)
     made = Forks(build, topology, choose(request.config.getoption("--accel")))
+    _listen(request.config)
     request.config.pluginmanager.register(Machines(request.config, made), NAME)
     return made
+
+
+def _listen(config: pytest.Config) -> None:
+    """Explain why a machine does not get to its stage, and show that a long wait goes on."""
+    from harness import lab
+    from harness.vm import patience
+
+    capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+            print(f"\n  {config.stash[ITEM].nodeid}: {line}", file=sys.stderr, flush=True)
+
+    def look(machine: Lab, error: HarnessError) -> None:
+        _explain(config.stash[ITEM], machine, "setup", error)
+
+    patience.LISTENERS.append(say)
+    config.add_cleanup(lambda: patience.LISTENERS.remove(say))
+    lab.FAILING.append(look)
+    config.add_cleanup(lambda: lab.FAILING.remove(look))
+
+
+def _explain(item: pytest.Item, lab: Lab, phase: str, error: BaseException) -> None:
+    """Find out what can be of a failing test's machine, once, unless it fails as it is known to."""
+    if EXPLAINED in item.stash or item.get_closest_marker("xfail"):
+        return
+    from harness.diagnose.explain import Explanation, explain
+    from harness.diagnose.told import told_of
+
+    try:
+        item.stash[EXPLAINED] = explain(lab, told_of(item, phase, error))
+    except Exception as failed:
+        # Whatever is wrong with the explanation, the failure itself is to be seen.
+        item.stash[EXPLAINED] = Explanation([("what happened", f"not known: {failed!r}")])
 
 
 @pytest.fixture
@@ -296,11 +343,14 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Forget a test's machine when the test is over: pytest keeps its items, and what they hold."""
+    item.config.stash[ITEM] = item
     try:
         return (yield)
     finally:
         if LAB in item.stash:
             del item.stash[LAB]
+        if EXPLAINED in item.stash:
+            del item.stash[EXPLAINED]
 
 
 @contextmanager
@@ -315,16 +365,25 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
 
 
 def _judged(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
+    from harness.diagnose.began import BEGAN, Began
+    from harness.errors import HarnessError
     from harness.partition import Partition
 
     marks = {name: console.mark for name, console in lab.machine.consoles.items()}
     exempt = request.node.get_closest_marker("trespass") is not None
     partition = Partition(lab) if request.config.getoption("oracles") and not exempt else None
     reach = partition is not None and request.getfixturevalue("capabilities")["apart"].present
+    request.node.stash[BEGAN] = Began(marks)
     yield
-    _check_end(lab, marks)
-    if partition is not None:
-        _check_partition(request, partition, reach)
+    try:
+        # Where the test has failed already, that is what the end of the machine was told with.
+        if EXPLAINED not in request.node.stash:
+            _check_end(lab, marks)
+        if partition is not None:
+            _check_partition(request, partition, reach)
+    except HarnessError as error:
+        _explain(request.node, lab, "teardown", error)
+        raise
 
 
 @contextmanager
@@ -447,19 +506,58 @@ class _steps:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the consoles' last lines beside a failure."""
-    report = yield
+    """Explain a failure of a test with a machine, which is still there, beside it."""
+    error = call.excinfo.value if call.excinfo is not None else None
     lab = item.stash.get(LAB, None)
-    if report.failed and lab is not None:
-        for name, console in lab.machine.consoles.items():
-            if console.mark:
-                report.sections.append((f"console of {name}", console.tail(40)))
-        if item.config.getoption("--report"):
-            from harness.recorder import consoles_of, map_of
+    # What the tear-down raised was explained in it, before the machine ended.
+    no_failure = (pytest.skip.Exception, pytest.exit.Exception, KeyboardInterrupt)
+    if (
+        lab is not None
+        and call.when != "teardown"
+        and error is not None
+        and not isinstance(error, no_failure)
+    ):
+        _explain(item, lab, call.when, error)
+    explanation = item.stash.get(EXPLAINED, None)
+    bare = call.excinfo is not None and _shorten(item, call.excinfo, explained=explanation is not None)
+    report = yield
+    if bare and report.failed:
+        report.longrepr = str(error)
+    if not report.failed or error is None:
+        return report
+    if explanation is not None and explanation.sections:
+        report.sections += explanation.sections
+        # Another phase may fail, too, of the same machine.
+        explanation.sections = []
+    if lab is not None and item.config.getoption("--report"):
+        from harness.recorder import consoles_of, stretches
 
-            report.user_properties.append(("consoles", consoles_of(lab)))
-            if item.config.getoption("oracles") and report.when == "call":
-                from harness.partition import Partition
-
-                report.user_properties.append(("failed map", map_of(Partition(lab))))
+        report.user_properties.append(("consoles", consoles_of(lab)))
+        if explanation is not None and explanation.map:
+            report.user_properties.append(("failed map", stretches(explanation.map)))
     return report
+
+
+def _shorten(item: pytest.Item, caught: pytest.ExceptionInfo[BaseException], *, explained: bool) -> bool:
+    """Leave out of an error of mkharness' its own code, and the consoles where they are shown anyway.
+
+    Returns whether no code is left: the test's was not running.
+    """
+    from harness.errors import HarnessError
+
+    option, error = item.config.getoption, caught.value
+    with_machine = "build" in getattr(item, "fixturenames", ())
+    if not isinstance(error, HarnessError) or option("fulltrace") or option("usepdb") or not with_machine:
+        return False
+    if explained and error.details.startswith(CONSOLE_TAIL):
+        error.details = ""
+    hidden = (f"{Path(__file__).parent}/", contextlib.__file__, pluggy.__path__[0], _pytest.__path__[0])
+    # pytest goes back to these whatever was filtered.
+    kept, entry = caught.tb, caught.tb.tb_next
+    while entry is not None:
+        if not entry.tb_frame.f_code.co_filename.startswith(hidden):
+            kept.tb_next = entry
+            kept = entry
+        entry = entry.tb_next
+    kept.tb_next = None
+    return kept is caught.tb

@@ -8,7 +8,7 @@ through ``workeroutput``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from harness.build import Build
     from harness.capabilities import Found
     from harness.lab import Lab
-    from harness.partition import Partition
+    from harness.partition import Part, Partition
 
 TOLD = "mkharness_record"
+EXPLAINING = ("what happened", "splats", "vCPUs", "blocked tasks and locks", "done last")
+"""Sections of harness.diagnose.explain that a report has not otherwise."""
 CHOOSE = ("--kernel", "--series", "--base", "--bzimage", "--vmlinux", "--dialect", "--topology")
 """Options with a value that choose kernel and machine; another computer may choose ``--accel`` otherwise."""
 
@@ -153,7 +155,7 @@ class Recorder:
             case.text += [
                 f"{title}:\n{visible(text)}"
                 for title, text in report.sections
-                if title.startswith("Captured")
+                if title.startswith("Captured") or title in EXPLAINING
             ]
             self._print(case, report)
 
@@ -190,7 +192,7 @@ class Recorder:
             ),
             claims=tuple(suite.claims.values()),
             cases=tuple(self._case(test, outcome) for test, outcome in suite.cases().items()),
-            options=self._options(),
+            options=options_of(self.config),
             facts=self.about.facts,
             capabilities=dict(self.about.capabilities),
             errors=self._errors,
@@ -219,24 +221,31 @@ class Recorder:
             taken.map,
         )
 
-    def _options(self) -> tuple[str, ...]:
-        option = self.config.getoption
-        words: list[str] = []
-        for name in CHOOSE:
-            value = option(name)
-            if value is not None:
-                local = Path(self.config.invocation_params.dir, str(value))
-                # A folder of patches is named wherever the command is repeated.
-                path = name != "--kernel" and "/" in str(value) and local.exists()
-                words += [name, str(local.resolve()) if path else str(value)]
-        words += ["--accel", option("--accel")] if option("--accel") != "auto" else []
-        words += ["--trust"] if option("--trust") else []
-        words += [] if option("oracles") else ["--no-oracles"]
-        return tuple(words)
+
+def options_of(config: pytest.Config) -> tuple[str, ...]:
+    """Return the options of a run that choose kernel, build and machine, for wherever it is repeated."""
+    option = config.getoption
+    words: list[str] = []
+    for name in CHOOSE:
+        value = option(name)
+        if value is not None:
+            local = Path(config.invocation_params.dir, str(value))
+            # A folder of patches is named wherever the command is repeated.
+            path = name != "--kernel" and "/" in str(value) and local.exists()
+            words += [name, str(local.resolve()) if path else str(value)]
+    words += ["--accel", option("--accel")] if option("--accel") != "auto" else []
+    words += ["--trust"] if option("--trust") else []
+    words += [] if option("oracles") else ["--no-oracles"]
+    return tuple(words)
 
 
 def consoles_of(lab: Lab) -> str:
-    """Return the last lines of a machine's consoles as JSON, in seconds since 1970, within limits."""
+    """Return the last lines of a machine's consoles as JSON; see ``last_lines``."""
+    return msgspec.json.encode(last_lines(lab)).decode()
+
+
+def last_lines(lab: Lab) -> tuple[Console, ...]:
+    """Return the last lines of a machine's consoles, in seconds since 1970, within limits."""
     since_1970 = time.time() - time.monotonic()
     found = []
     for name, console in lab.machine.consoles.items():
@@ -248,20 +257,24 @@ def consoles_of(lab: Lab) -> str:
                 for one in find_splats([line.text for line in lines])
             )
             found.append(Console(name, shown, before, splats))
-    return msgspec.json.encode(found).decode()
+    return tuple(found)
 
 
 def map_of(partition: Partition) -> str:
     """Return a machine's memory as JSON; empty where it has ended."""
     try:
-        parts = partition.map()
+        return stretches(partition.map())
     except HarnessError:
         return "[]"
-    stretches = [
+
+
+def stretches(parts: Iterable[Part]) -> str:
+    """Return a map of a machine's memory as JSON."""
+    told = [
         Stretch(part.region.start, part.region.size, part.claim, part.why, part.written, part.mapped)
         for part in parts
     ]
-    return msgspec.json.encode(stretches).decode()
+    return msgspec.json.encode(told).decode()
 
 
 def _since(started: float, console: Console) -> Console:

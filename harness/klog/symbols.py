@@ -17,6 +17,8 @@ _SYMBOL = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
 )
 """Elf64_Sym. Source: the System V ABI, chapter 4."""
+_FUNCTION = 2
+"""STT_FUNC."""
 _KERNEL = 0xFFFF_FFFF_8000_0000
 """Below are no addresses, but offsets of per-CPU data and sizes."""
 
@@ -66,9 +68,39 @@ class Symbols:
             return f"{address:#x}"
         return f"{self._name(int(places[at]))}+{address - int(values[at]):#x}"
 
+    def function(self, address: int) -> tuple[str, int, int] | None:
+        """Return the function that an address is in: its name, the place in it, its size."""
+        values, places = self._functions
+        at = int(np.searchsorted(values, np.uint64(address), "right")) - 1
+        if at < 0:
+            return None
+        size = int(self._symbols["size"][places[at]])
+        inside = address - int(values[at])
+        return (self._name(int(places[at])), inside, size) if inside < max(size, 1) else None
+
+    def functions(self, name: str) -> list[tuple[int, int]]:
+        """Return address and size of each function of a name: several files may have one."""
+        wanted, found = b"\0" + name.encode() + b"\0", []
+        at = self._names.find(wanted)
+        while at >= 0:
+            for place in np.flatnonzero(self._symbols["name"] == at + 1):
+                if self._symbols["info"][place] & 15 == _FUNCTION:
+                    found.append((int(self._symbols["value"][place]), int(self._symbols["size"][place])))
+            at = self._names.find(wanted, at + 1)
+        return found
+
     def _name(self, place: int) -> str:
         begin = int(self._symbols["name"][place])
         return self._names[begin : self._names.index(b"\0", begin)].decode("ascii", "replace")
+
+    @cached_property
+    def _functions(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
+        """Return the addresses of functions in ascending order, and their places."""
+        wanted = np.flatnonzero(
+            (self._symbols["value"] >= _KERNEL) & (self._symbols["info"] & 15 == _FUNCTION)
+        )
+        order = wanted[np.argsort(self._symbols["value"][wanted], kind="stable")]
+        return self._symbols["value"][order], order
 
     @cached_property
     def _sorted(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:

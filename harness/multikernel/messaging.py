@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.multikernel.kernel import Kernel
+from harness.vm.patience import Patience
 
 SEND = "/proc/mkmsg/send"
 RECEIVED = "/proc/mkmsg/received"
@@ -17,6 +18,10 @@ USER = 0x4000
 """Message type free for users. Source: RFC v2 14/16, MK_MSG_USER."""
 NUMBERED = 0x4002
 """The type of a flood's messages. Source: MKMSG_FLOOD in mkmsg.h."""
+
+
+RECENT = 10
+"""Messages that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -169,17 +174,19 @@ def wait_for(kernel: Kernel, payload: bytes, *, timeout: float = 20.0) -> Messag
 
     Raises HarnessError that shows what arrived instead.
     """
-    deadline = time.monotonic() + timeout * kernel.factor
+    limit = timeout * kernel.factor
+    patience = Patience(limit, f"the message {payload!r} to {kernel.name}", kernel.console.last_word)
     while True:
         messages = received(kernel)
         for message in messages:
             if message.payload == payload:
                 return message
-        if time.monotonic() > deadline:
-            arrived = "\n".join(map(str, messages)) or "nothing at all"
+        if patience.over():
+            arrived = list(map(str, messages[-RECENT:])) or ["nothing at all"]
             raise HarnessError(
-                f"{kernel.name} has not received {payload.hex()} after {timeout:.0f} s",
-                details=f"received: {arrived}",
+                f"{kernel.name} has not received the message {payload!r} after {limit:.0f} s",
+                details="\n".join(["It has received:", *arrived]),
+                timed_out=True,
             )
         time.sleep(0.05)
 

@@ -26,10 +26,11 @@ from harness.model import Region
 from harness.multikernel.dialect import Dialect, Image
 from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Kernel
-from harness.multikernel.messaging import Got, Message
+from harness.multikernel.messaging import RECENT, Got, Message
 from harness.vm import serialport
 from harness.vm.console import Console
 from harness.vm.machine import Machine
+from harness.vm.patience import Patience
 
 FILE = "/boot/payload"
 RAM = 1
@@ -116,6 +117,10 @@ class Payload:
         self.arguments = arguments
         self.boot: Boot
         self._began = 0
+
+    def __repr__(self) -> str:
+        # It stands above each failure.
+        return f"<payload in place of {self.instance.name}>"
 
     def load(self, arguments: str = "", *, initrd: str | None = None) -> None:
         """Load it with ``arguments`` beside those for its console; ``initrd`` is a file of the host's."""
@@ -207,15 +212,23 @@ class Payload:
 
     def wait_for(self, payload: bytes, *, timeout: float = ANSWER_LIMIT) -> Message:
         """Wait until it has taken a message with this payload. Raises HarnessError."""
-        deadline = time.monotonic() + timeout * self.host.factor
+        limit = timeout * self.host.factor
+        patience = Patience(limit, f"the message {payload!r} to the payload", self.console.last_word)
         while True:
-            for message in self.received():
+            messages = self.received()
+            for message in messages:
                 if message.payload == payload:
                     return message
-            if time.monotonic() > deadline:
+            if patience.over():
                 raise HarnessError(
-                    f"the payload has not received {payload.hex()} after {timeout:.0f} s",
-                    details=f"Its console:\n{self.console.tail()}",
+                    f"the payload has not received the message {payload!r} after {limit:.0f} s",
+                    details="\n".join(
+                        [
+                            "It has received:",
+                            *(map(str, messages[-RECENT:]) if messages else ["nothing at all"]),
+                        ]
+                    ),
+                    timed_out=True,
                 )
             time.sleep(0.01)
 

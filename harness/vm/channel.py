@@ -15,11 +15,12 @@ from harness.klog.splat import Splat
 from harness.vm.command import ChannelError, Job, Result, shown
 from harness.vm.console import Console
 from harness.vm.link import PAYLOAD_MAX, PROTOCOL_VERSION, Frame, Link, Type
+from harness.vm.patience import Patience
 from harness.vm.pump import Pump
 from harness.vm.steps import Steps, ended
 
 HELLO_INTERVAL = 0.25
-KILL_GRACE = 5.0
+KILL_GRACE = 1.0
 """Seconds between killing a command that timed out and no longer waiting for its end."""
 
 
@@ -82,16 +83,18 @@ class Channel:
         """
         nonce = random.randrange(1, 1 << 32)
         limit = time.monotonic() + timeout * self._factor
+        patience = self._patience(timeout, "an answer of its agent")
         while self._link.session != nonce:
             if time.monotonic() >= limit:
                 raise ChannelError(
                     f"{self.kernel}: its agent did not answer in {timeout * self._factor:g} s",
+                    timed_out=True,
                     details=self._tail(),
                     advice=f"see the console of {self.kernel}: did its user space come up?",
                 )
             self._link.hello(nonce)
             soon = min(limit, time.monotonic() + HELLO_INTERVAL)
-            job = Job("an answer of its agent", soon, 0, 0, 0 if watch else None)
+            job = Job("an answer of its agent", soon, 0, 0, 0 if watch else None, patience=patience)
             self._wait(job, lambda: self._link.session == nonce)
         version = int.from_bytes(self._link.greeting[:4], "little")
         if version != PROTOCOL_VERSION:
@@ -116,6 +119,7 @@ class Channel:
                 self._kill(job)
                 raise ChannelError(
                     f"{self.kernel}: the command {command!r} did not end in {timeout * self._factor:g} s",
+                    timed_out=True,
                     details=f"stdout: {shown(job.stdout)}\nstderr: {shown(job.stderr)}",
                 )
             status = os.waitstatus_to_exitcode(self._end(job, f"run {command!r}"))
@@ -158,7 +162,8 @@ class Channel:
         with self._link.changed:
             self._last_number += 1
             number = self._last_number
-            job = self._jobs[number] = Job(what, limit, self._link.session, number, mark)
+            job = Job(what, limit, self._link.session, number, mark, patience=self._patience(timeout, what))
+            self._jobs[number] = job
         try:
             yield job
         finally:
@@ -175,7 +180,11 @@ class Channel:
     def _send(self, kind: Type, job: Job, payload: bytes = b"") -> None:
         while not self._over(job):
             if not self._wait(job, lambda: self._link.room or self._over(job)):
-                raise ChannelError(f"{self.kernel}: its agent stopped listening; awaited was {job.what}")
+                raise ChannelError(
+                    f"{self.kernel}: its agent stopped listening; awaited was {job.what}",
+                    details=self._tail(),
+                    timed_out=True,
+                )
             with self._link.changed:
                 if self._link.room and not self._over(job):
                     self._link.send(kind, job.number, payload)
@@ -183,7 +192,8 @@ class Channel:
 
     def _require(self, job: Job) -> None:
         if not self._wait(job, lambda: self._over(job)):
-            raise ChannelError(f"{self.kernel}: a time-out came before {job.what}", details=self._tail())
+            what = f"{self.kernel}: a time-out came before {job.what}"
+            raise ChannelError(what, details=self._tail(), timed_out=True)
 
     def _over(self, job: Job) -> bool:
         return job.exit is not None or self._link.session != job.session
@@ -203,7 +213,7 @@ class Channel:
 
     def _kill(self, job: Job) -> None:
         """Kill a command that timed out; the error to raise is the time-out, whatever happens here."""
-        job.limit = time.monotonic() + KILL_GRACE * self._factor
+        job.limit, job.patience = time.monotonic() + KILL_GRACE * self._factor, None
         with suppress(ChannelError):
             self._send(Type.KILL, job, bytes([signal.SIGKILL]))
             self._wait(job, lambda: self._over(job))
@@ -212,6 +222,8 @@ class Channel:
         """Wait, sending again what was lost. False when the job's limit passed."""
         with self._link.changed:
             while not ready():
+                if job.patience is not None:
+                    job.patience.over()
                 ended, splat = self._ended(), self._splat(job)
                 if ended is not None or splat is not None:
                     break
@@ -236,6 +248,10 @@ class Channel:
             splat, details = self._console.evidence(splat)
         reason = ended or (f"its kernel printed {splat.line!r}" if splat else "")
         return ChannelError(f"{self.kernel}: {reason}; awaited was {job.what}", details=details, splat=splat)
+
+    def _patience(self, timeout: float, what: str) -> Patience:
+        last = self._console.last_word if self._console is not None else str
+        return Patience(timeout * self._factor, f"{what} of {self.kernel}", last)
 
     def _tail(self) -> str:
         return f"The last lines of its console:\n{self._console.tail()}" if self._console else ""

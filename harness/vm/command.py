@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
 from harness.klog.splat import Splat
+from harness.vm.patience import Patience
 from harness.vm.watch import advice as hint
 
 SHOWN = 4000
@@ -16,8 +17,17 @@ SHOWN = 4000
 class ChannelError(HarnessError):
     """A command could not be carried out: no agent, a time-out, trouble in the kernel (``splat``)."""
 
-    def __init__(self, what: str, *, details: str = "", advice: str = "", splat: Splat | None = None) -> None:
-        super().__init__(what, details=details, advice=advice or (hint(splat) if splat else ""))
+    def __init__(
+        self,
+        what: str,
+        *,
+        details: str = "",
+        advice: str = "",
+        splat: Splat | None = None,
+        timed_out: bool | None = None,
+    ) -> None:
+        hinted = advice or (hint(splat) if splat else "")
+        super().__init__(what, details=details, advice=hinted, timed_out=timed_out)
         self.splat = splat
 
 
@@ -62,7 +72,10 @@ class Result:
 
 @dataclass
 class Job:
-    """One command or file under way; ``limit`` is when to give up (monotonic seconds)."""
+    """One command or file under way; ``limit`` is when to give up (monotonic seconds).
+
+    ``patience`` tells of a wait that takes long, where somebody waits for the user's sake.
+    """
 
     what: str
     limit: float
@@ -74,3 +87,4 @@ class Job:
     stderr: bytearray = field(default_factory=bytearray)
     exit: tuple[int, int] | None = None
     """Wait status and errno."""
+    patience: Patience | None = None

@@ -14,6 +14,7 @@ from pexpect import EOF, TIMEOUT
 
 from harness.klog.lines import STRIP
 from harness.klog.splat import Splat
+from harness.vm.patience import Patience
 from harness.vm.pump import Pump
 from harness.vm.stream import Stream
 from harness.vm.transcript import History, Line, Transcript, split
@@ -120,6 +121,15 @@ class Console:
         end = self._data.read(max(0, len(self._data) - 400 * count))
         lines = [STRIP.sub("", line) for line in end.decode("utf-8", "replace").splitlines()]
         return "\n".join([line for line in lines if line.strip()][-count:])
+
+    def last_word(self) -> str:
+        """Return the last line in words, and how long ago it came."""
+        now = time.monotonic()
+        for line in reversed(self.last(20)[0]):
+            text = STRIP.sub("", line.text).strip()
+            if text:
+                return f"its last line came {max(0.0, now - line.time):.0f} s ago: {text[:120]!r}"
+        return "it has printed nothing"
 
     def last(self, count: int, width: int = 400) -> tuple[list[Line], int]:
         """Return the last lines with their times, and how many bytes are before them.
@@ -233,7 +243,11 @@ class Console:
         wanted = re.compile(pattern)
         limit = timeout * self._factor
         self._stream.watching, self._stream.trouble = bool(trouble), None
-        index = self._stream.expect_list([wanted, EOF, TIMEOUT], timeout=limit)
+        patience = Patience(limit, f"{wanted.pattern!r} on {self.name}'s console", self.last_word)
+        while True:
+            index = self._stream.expect_list([wanted, EOF, TIMEOUT], timeout=max(patience.left, 0.0))
+            if index != 2 or patience.over():
+                break
         if index == 0:
             match = self._stream.match
             assert isinstance(match, re.Match)

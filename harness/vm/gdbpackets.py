@@ -85,7 +85,7 @@ class Packets:
     def _read(self, limit: float, what: str) -> None:
         left = max(0.0, limit - time.monotonic())
         if not select.select([self._source], [], [], left)[0]:
-            raise GdbError(f"the gdbstub did not answer {what!r} in time")
+            raise GdbError(f"the gdbstub did not answer {what!r} in time", timed_out=True)
         data = os.read(self._source, 1 << 16)
         if not data:
             raise GdbError(f"the gdbstub is gone; awaited was the answer to {what!r}")

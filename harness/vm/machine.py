@@ -25,6 +25,7 @@ from harness.vm.console import Console
 from harness.vm.fifo import Fifos
 from harness.vm.memory import open_ram
 from harness.vm.origin import Origin
+from harness.vm.patience import Patience
 from harness.vm.pump import Pump
 from harness.vm.qmp import Qmp, QmpError
 from harness.vm.spec import MachineSpec, arguments, program
@@ -144,9 +145,12 @@ class Machine:
         self.end_awaited = True
         limit = timeout * self.accel.factor
         with self._changed:
-            self._changed.wait_for(lambda: self.cause is not None, limit)
+            patience = Patience(limit, "the machine to end")
+            while self.cause is None and not patience.over():
+                self._changed.wait(max(patience.left, 0.01))
             if self.cause is None:
-                raise HarnessError(f"the machine was still {self.state.value} after {limit:.0f} s")
+                what = f"the machine should have ended, and was still {self.state.value} after {limit:.0f} s"
+                raise HarnessError(what, timed_out=True)
             return self.cause
 
     def freeze(self) -> None:

@@ -97,6 +97,7 @@ class Qmp:
             return future.result(timeout)
         except concurrent.futures.TimeoutError:
             future.cancel()
-            raise QmpError(f"QEMU did not answer {what!r} in {timeout:.0f} s") from None
+            what = f"QEMU did not answer {what!r} in {timeout:.0f} s"
+            raise QmpError(what, timed_out=True) from None
         except (QMPError, EOFError, OSError) as error:
             raise QmpError(f"QEMU refused {what!r}: {error}") from error

@@ -13,6 +13,7 @@ from harness.vm.qmp import Qmp
 _VALUE = re.compile(r"\b([A-Z][A-Z0-9]{1,3}) *=([0-9a-f]{8,16})\b")
 """General and control registers; ``R8 =`` has a blank, and outside 64-bit mode eight digits stand."""
 _SEGMENT = re.compile(r"^([C-GS]S) *=([0-9a-f]{4}) ([0-9a-f]{8,16}) ", re.MULTILINE)
+_IDT = re.compile(r"^IDT= +[0-9a-f]+ ([0-9a-f]+)", re.MULTILINE)
 _GENERAL = ("AX", "BX", "CX", "DX", "SI", "DI", "BP", "SP")
 _LONG_NAMES = {"EIP": "RIP", "EFL": "RFL", **{f"E{name}": f"R{name}" for name in _GENERAL}}
 
@@ -36,6 +37,8 @@ class Registers:
     values: Mapping[str, int]
     segments: Mapping[str, Segment]
     halted: bool
+    idt_limit: int = -1
+    """The length of the table of interrupt handlers less one; 0: there is none, -1: QEMU does not tell."""
 
     def __getitem__(self, name: str) -> int:
         return self.values[name]
@@ -60,7 +63,9 @@ def parse_registers(text: str) -> tuple[Registers, ...]:
         known = {"RIP", "RSP", "RFL", "CR3"} <= values.keys() and len(segments) == 6
         if index is None or halted is None or not known:
             raise HarnessError("QEMU's register dump is not understood", details=block[:400])
-        found.append(Registers(int(index[0]), values, segments, halted[1] == "1"))
+        idt = _IDT.search(block)
+        limit = int(idt[1], 16) if idt is not None else -1
+        found.append(Registers(int(index[0]), values, segments, halted[1] == "1", limit))
     if not found:
         raise HarnessError("QEMU's register dump names no vCPU", details=text[:400])
     return tuple(found)

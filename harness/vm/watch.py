@@ -23,6 +23,8 @@ class WaitError(HarnessError):
 class TimedOut(WaitError):
     """It did not come in time."""
 
+    timed_out = True
+
 
 class Ended(WaitError):
     """The machine ended or stopped before it came."""

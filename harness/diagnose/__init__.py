@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What a failing test with a machine tells: looked at only when it has failed."""
