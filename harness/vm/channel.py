@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from harness.klog.splat import Splat
-from harness.vm.command import ChannelError, Job, Result, shown
+from harness.vm.command import ChannelError, Job, Result, brief, shown
 from harness.vm.console import Console
 from harness.vm.link import PAYLOAD_MAX, PROTOCOL_VERSION, Frame, Link, Type
 from harness.vm.patience import Patience
@@ -112,17 +112,18 @@ class Channel:
         """
         started = time.monotonic()
         step = self.steps.run(self.kernel, command)
-        with self._job(f"the end of the command {command!r}", timeout, watch) as job:
+        named = brief(command)
+        with self._job(f"the end of the command {named}", timeout, watch) as job:
             self._text(Type.RUN, job, command.encode())
             if not self._wait(job, lambda: self._over(job)):
                 ended(step, f"no end in {timeout * self._factor:g} s", job.stdout + job.stderr)
                 self._kill(job)
                 raise ChannelError(
-                    f"{self.kernel}: the command {command!r} did not end in {timeout * self._factor:g} s",
+                    f"{self.kernel}: the command {named} did not end in {timeout * self._factor:g} s",
                     timed_out=True,
                     details=f"stdout: {shown(job.stdout)}\nstderr: {shown(job.stderr)}",
                 )
-            status = os.waitstatus_to_exitcode(self._end(job, f"run {command!r}"))
+            status = os.waitstatus_to_exitcode(self._end(job, f"run {named}"))
             seconds = time.monotonic() - started
             ended(step, str(status), job.stdout + job.stderr)
             return Result(self.kernel, command, status, bytes(job.stdout), bytes(job.stderr), seconds)

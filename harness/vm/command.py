@@ -10,6 +10,8 @@ from harness.klog.splat import Splat
 from harness.vm.patience import Patience
 from harness.vm.watch import advice as hint
 
+BRIEF = 200
+"""Characters of a command that an error shows."""
 SHOWN = 4000
 """Bytes of each stream that an error shows."""
 
@@ -41,6 +43,13 @@ def shown(stream: bytes | bytearray) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text).strip() or "(nothing)"
 
 
+def brief(command: str) -> str:
+    """Return a command in one line, for an error: its beginning, quoted, and how much more there is."""
+    first, *more = command.strip().splitlines() or [""]
+    cut = first if len(first) <= BRIEF else f"{first[:BRIEF]}..."
+    return repr(cut) + (f" (and {len(more)} more lines)" if more else "")
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended: ``status`` is its shell's exit status, or minus the signal that killed that.
@@ -64,7 +73,7 @@ class Result:
         """Return this result, or raise CommandFailed with both streams when the status is not 0."""
         if self.status:
             raise CommandFailed(
-                f"{self.kernel}: the command {self.command!r} ended with status {self.status}",
+                f"{self.kernel}: the command {brief(self.command)} ended with status {self.status}",
                 details=f"stdout: {shown(self.stdout)}\nstderr: {shown(self.stderr)}",
             )
         return self
