@@ -24,7 +24,10 @@ QEMU = (
     " -chardev pipe,id=port1,path=/tmp/lines-x/alpha.agent -device isa-serial,chardev=port1,index=1"
     " -chardev pipe,id=port2,path=/tmp/lines-x/host -device isa-serial,chardev=port2,index=2"
     " -chardev pipe,id=port3,path=/tmp/lines-x/host.agent -device isa-serial,chardev=port3,index=3"
-    " -kernel /store/bzImage -append 'console=ttyS2,115200 mkh.name=host " + "memmap=1M@2M " * 9 + "'"
+    " -kernel /store/bzImage -append 'console=ttyS2,115200 mkh.name=host "
+    + "memmap=1M@2M "
+    * 9
+    + "memmap=512M$0x40000000'"
     " -initrd /store/host-initrd.cpio"
 )
 LONG = "mkctl load-file /boot/bzImage /boot/initrd '" + "memmap=16M@0x40000000 " * 12 + "' 0x10100"
@@ -136,6 +139,14 @@ def test_the_script_hands_the_guests_what_mkharness_did(kept: Failure, tmp_path:
     assert "mkctl race" in usage, "it is in the same file"
     assert "mkctl heartbeat" not in usage
     assert "typed bravo beat" in ran.stdout
+
+
+def test_the_kernel_command_line_is_what_it_was(kept: Failure) -> None:
+    (lines,) = re.findall(r'(?s)^cmdline="\\\n.*?"$', reproduce.script(kept), re.MULTILINE)
+    said = subprocess.run(
+        ["bash", "-c", f'{lines}; echo "$cmdline"'], capture_output=True, text=True, check=True
+    )
+    assert f"-append '{said.stdout.strip()}'" in QEMU
 
 
 def test_without_steps_the_text_says_so(kept: Failure) -> None:
