@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -20,6 +20,9 @@ from harness.errors import HarnessError
 from harness.recorder import Recorder
 from harness.report import history, suite
 from harness.report.suite import Claim, Result, Suite
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NAME = "mkharness-claims"
 FEW = 100
@@ -150,10 +153,13 @@ class Claims:
 
         if self.config.getoption("--collect-only"):
             return
-        summary = self.summary()
         terminalreporter.section("claims")
         width = None if terminalreporter.isatty else 160
-        display = Console(file=terminalreporter._tw._file, width=width)
+        self.tell(Console(file=terminalreporter._tw._file, width=width))
+
+    def tell(self, display: Console) -> None:
+        """Print it to any terminal or file."""
+        summary = self.summary()
         results = self._results()
         # A run of a few is looked at whole, of many only what is not as it should be.
         shown = results if len(results) <= FEW else [one for one in results if one.outcome != "passed"]
@@ -163,11 +169,15 @@ class Claims:
         if self.capabilities:
             display.print(suite.capabilities_table(summary))
         if self.watched.machines:
-            terminalreporter.write_line(str(self.watched), red=self.watched.findings > 0)
+            _line(display, str(self.watched), "red" if self.watched.findings else "")
         for objection in self.objections():
-            terminalreporter.write_line(f"no success: {objection}", red=True)
+            _line(display, f"no success: {objection}", "red")
         if self.recorder.page is not None:
-            terminalreporter.write_line(f"report: {self.recorder.page}")
+            _line(display, f"report: {self.recorder.page}")
+
+
+def _line(display: Console, text: str, style: str = "") -> None:
+    display.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def claim_of(item: pytest.Item, marker: pytest.Mark) -> Claim:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -106,6 +107,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim(text, source): the statement that the test checks")
     config.addinivalue_line("markers", "trespass(why): a kernel leaves its own memory or CPUs in this test")
     config.addinivalue_line("markers", "needs(*capabilities): what the kernel must be able to do")
+    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if "MKHARNESS_LIVE" in os.environ and runs_tests:
+        from harness.doing import VARIABLE, Teller
+
+        config.pluginmanager.register(Teller(Path(os.environ[VARIABLE])))
     if config.getoption("--coverage"):
         _configure_coverage(config)
     if config.getoption("--report"):

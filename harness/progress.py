@@ -23,6 +23,9 @@ LOG_WIDTH = 150
 LOG_INTERVAL = 15.0
 """Seconds between two lines about the same step in a log."""
 
+LIVE = "MKHARNESS_LIVE"
+"""Set where another process shows what goes on, see harness.live: then nothing is printed here."""
+
 
 class Step:
     """One running step; ``update`` says what it is at."""
@@ -31,6 +34,7 @@ class Step:
         self.title = title
         self.started = time.monotonic()
         self.result = ""
+        self.doing = ""
         self._console = console
         self._status = status
         self._logged = self.started
@@ -42,6 +46,7 @@ class Step:
 
     def update(self, doing: str) -> None:
         """Show what the step is at now. Cheap; call it as often as there is news."""
+        self.doing = doing
         line = f"{escape(self.title)}: {escape(doing)} [dim]({self.elapsed:.0f} s)[/dim]"
         if self._status is not None:
             self._status.update(line)
@@ -60,7 +65,8 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         # A log has no width; 80 columns would be too few for consoles side by side.
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
-        self.console = console or Console(file=sys.stderr, highlight=False, width=width)
+        shown = Console(file=sys.stderr, highlight=False, width=width, quiet=LIVE in os.environ)
+        self.console = console or shown
 
     @staticmethod
     def quiet_console() -> Console:
@@ -95,3 +101,11 @@ class Progress:
 
 
 _running: list[Step] = []
+
+
+def doing() -> str:
+    """Return what this process is at, in a line; empty where no step runs."""
+    if not _running:
+        return ""
+    step = _running[-1]
+    return f"{step.title}: {step.doing}" if step.doing else step.title

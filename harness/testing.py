@@ -16,7 +16,7 @@ import pytest
 from rich.markup import escape
 from rich.table import Table
 
-from harness import claims, interrupt, paths
+from harness import claims, interrupt, live, paths
 from harness.build import Build
 from harness.errors import UsageError
 from harness.progress import Progress
@@ -99,8 +99,12 @@ def _pytest(words: Sequence[str], workers: int) -> tuple[int, Summary]:
         command = ["--rootdir", str(paths.CHECKOUT), "--claims", str(file), *words]
         if workers:
             command += ["-n", str(workers), "--dist", "worksteal"]
-        with _stdout_to_stderr():
-            ended = int(pytest.main(command))
+        if live.wanted(words):
+            with live.shown() as plugins:
+                ended = int(pytest.main(command, plugins=plugins))
+        else:
+            with _stdout_to_stderr():
+                ended = int(pytest.main(command))
         status = interrupt.STATUS if interrupt.asked() else STATUSES.get(ended, 1)
         if not file.exists():
             return status or 1, Summary()
