@@ -76,12 +76,14 @@ def test_every_size(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -
         wanted = replace(alpha, memory=size)
         outcome = mk.create(wanted)
         assert outcome.ok, f"{size} bytes of {largest}: {outcome}"
+        start = mk.region(alpha.name).start
+        assert start % LARGE == 0, f"{size} bytes start at {start:#x}, not aligned to 2 MiB"
         require_accounts(lab.host, [wanted])
         mk.remove(alpha.name).require()
         assert require_accounts(lab.host, []) == before, f"after an instance of {size} bytes"
     refused = mk.create(replace(alpha, memory=largest + PAGE))
     seen(f"{len(sizes)} sizes from a page to {largest >> 10} KiB; a page more: {refused.error or 'taken'}")
-    assert refused.error == "ENOMEM"
+    assert refused.error == "ENOMEM", f"{largest + PAGE} bytes of {largest}: {refused}"
     assert require_accounts(lab.host, []) == before
 
 

@@ -80,7 +80,8 @@ def test_secret(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, how: 
     seen(f"{how}: of {pages} pages with a secret {len(left)} places are left")
     assert not left, f"after {how} and rmdir the secrets are at {len(left)} places: {left[:8]}"
     mk.create(granted).require()
-    assert mk.region(granted.name) == region, "the next instance has other memory"
+    now = mk.region(granted.name)
+    assert now == region, f"the next instance has {now}: the pool has not got {region} back"
     rest = np.flatnonzero(ram.array(region.start, region.size))
     assert not len(rest), (
         f"the next owner finds {len(rest)} bytes, the first at {region.start + int(rest[0]):#x}"
