@@ -17,6 +17,7 @@ from harness import (
     cli_build,
     cli_completion,
     cli_console,
+    cli_debug,
     cli_doctor,
     cli_look,
     cli_reproduce,
@@ -60,6 +61,7 @@ app.command(
     group=BUILD,
     help="Show what was built and kept, and remove what is old.",
 )
+app.command(cli_debug.debug, group=KNOWN)
 app.command(cli_test.runs, group=KNOWN)
 app.command(cli_test.coverage, group=KNOWN)
 app.command(cli_reproduce.reproduce, group=KNOWN)

@@ -66,6 +66,13 @@ def judge(
             help="Exit as `git bisect run` understands: 0 good, 1 bad, 125 cannot be judged, 128 stop.",
         ),
     ] = False,
+    pause_on_fail: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Keep the machine of a test that fails, tell how to attach, wait; tests run in one process.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         Parameter(
@@ -109,6 +116,8 @@ def judge(
         _require_counters(kernel, bzimage)
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"--report {report} is no folder", advice="name another, or one to be made")
+    if pause_on_fail:
+        workers, arguments = _in_one_process(workers, progress), ("--pause-on-fail", *arguments)
     earlier = testing.recall(against) if against else None
     if bzimage is not None:
         from harness.build.own import own_build
@@ -147,6 +156,19 @@ def judge(
     if json:
         print(msgspec.json.encode(now).decode())
     return testing.bisect_status(status, now) if bisect else status
+
+
+def _in_one_process(workers: int | None, progress: Progress) -> int:
+    from harness.errors import UsageError
+
+    if workers:
+        raise UsageError(
+            f"--pause-on-fail runs the tests in one process, not in {workers}", advice="leave -n out"
+        )
+    progress.console.print(
+        "--pause-on-fail: the tests run in one process, so that a failure can wait for you"
+    )
+    return 0
 
 
 def _require_counters(kernel: str, bzimage: Path | None) -> None:

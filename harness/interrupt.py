@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,16 @@ def install() -> None:
 def asked() -> bool:
     """Say whether there was a Ctrl-C."""
     return _asked
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Leave SIGINT to a program that is run in the foreground, such as a debugger."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

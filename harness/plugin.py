@@ -90,6 +90,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=False,
         help="do not probe what the kernel can do: take what its definition expects for granted",
     )
+    group.addoption(
+        "--pause-on-fail",
+        action="store_true",
+        default=False,
+        help="at a failure keep its machine, say how to attach, and wait for a person",
+    )
     group.addoption("--claims", metavar="FILE", help="write the counts of claims to FILE, as JSON")
     group.addoption(
         "--report", metavar="FOLDER", help="write a page, JUnit, KTAP, KCIDB and JSON of the run into FOLDER"
@@ -112,6 +118,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from harness.doing import VARIABLE, Teller
 
         config.pluginmanager.register(Teller(Path(os.environ[VARIABLE])))
+    if config.getoption("--pause-on-fail"):
+        from harness import pause
+
+        pause.configure(config)
     if config.getoption("--coverage"):
         _configure_coverage(config)
     if config.getoption("--report"):
@@ -365,8 +375,10 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
 
     A failure of the test shows the kernels' consoles.
     """
+    from harness import pause
+
     request.node.stash[LAB] = lab
-    with counted(request.config, lab.build, lab.machine):
+    with counted(request.config, lab.build, lab.machine), pause.torn_down(request.node, lab):
         yield from _judged(request, lab)
 
 

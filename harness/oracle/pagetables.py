@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
 from harness.model import Region, common
-from harness.vm.ram import Ram
-from harness.vm.ram_pages import PAGE
+from harness.vm.ram_pages import PAGE, Bytes, Pages
 from harness.vm.registers import Registers
 
 ENTRIES = 512
@@ -134,7 +134,18 @@ def levels_of(registers: Registers) -> int:
     return 5 if registers["CR4"] & _CR4_LA57 else 4
 
 
-def walk(ram: Ram, root: int, levels: int) -> Leaves:
+class Memory(Protocol):
+    """Physical memory, of a machine or a core file; see harness.vm.ram.Ram."""
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Where there is RAM."""
+
+    def rows(self, pages: Pages) -> Bytes:
+        """Return pages by their numbers, a row each."""
+
+
+def walk(ram: Memory, root: int, levels: int) -> Leaves:
     """Follow all entries of the page tables whose root is at address ``root``.
 
     Raises HarnessError for tables that are more than a kernel can have.
@@ -182,7 +193,7 @@ def walk(ram: Ram, root: int, levels: int) -> Leaves:
     return Leaves(levels, virtual, physical, sizes, rights, tuple(sorted(set(outside))))
 
 
-def _in_ram(ram: Ram, addresses: Words) -> npt.NDArray[np.bool_]:
+def _in_ram(ram: Memory, addresses: Words) -> npt.NDArray[np.bool_]:
     inside = np.zeros(len(addresses), np.bool_)
     for region in ram.regions:
         inside |= (addresses >= np.uint64(region.start)) & (addresses < np.uint64(region.end))

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.debug import gdb
+from harness.debug.live import Debugging, layout_of, vmlinux_of
 from harness.errors import HarnessError
 from harness.klog.symbols import Symbols
 from harness.lab import Lab
-from harness.model import Layout
-from harness.multikernel.layout import HOST, claimed_layout
 from harness.oracle.processors import FIRST_MIB, processor_of
 from harness.partition import Partition
 from harness.report.memorymap import text_of
-from harness.vm.ram import ram_of
+from harness.vm.machine import Machine
 from harness.vm.registers import Registers, registers_of
 from harness.vm.state import State
 
@@ -29,22 +30,25 @@ class Questions:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._debugging = Debugging(lab)
         self._partition = Partition(lab)
         self._pairs = len(lab.pairs)
 
     def answer(self, question: str, argument: str) -> str:
         """Return the answer. Raises HarnessError."""
-        match question:
-            case "monitor":
-                return self._monitor(argument)
-            case "map":
-                return self._map()
-            case "vcpus":
-                return self._vcpus()
-            case "toggle":
-                return self._toggle()
-            case _:
-                raise HarnessError(f"nobody knows an answer to {question!r}")
+        debugging = self._debugging
+        answers: dict[str, Callable[[], str]] = {
+            "monitor": lambda: self._monitor(argument),
+            "map": self._map,
+            "vcpus": self._vcpus,
+            "toggle": self._toggle,
+            "gdb": lambda: str(debugging.gdb()),
+            "dump": lambda: "\n".join(map(str, debugging.dump(argument))),
+            "attach": lambda: attaching(argument, debugging.gdb()),
+        }
+        if question not in answers:
+            raise HarnessError(f"nobody knows an answer to {question!r}")
+        return answers[question]()
 
     def _monitor(self, line: str) -> str:
         answer = self._lab.machine.qmp.execute("human-monitor-command", command_line=line)
@@ -59,8 +63,11 @@ class Questions:
 
     def _toggle(self) -> str:
         machine = self._lab.machine
-        if machine.state is State.FROZEN:
-            machine.thaw()
+        if stopped(machine):
+            if machine.state is State.FROZEN:
+                machine.thaw()
+            else:
+                machine.qmp.execute("cont")
             return "running"
         machine.freeze()
         return "stopped"
@@ -71,7 +78,7 @@ class Questions:
             if number:
                 time.sleep(APART)
             looks.append(registers_of(self._lab.machine.qmp))
-        layout = self._layout()
+        layout = layout_of(self._lab)
         rows = [("vCPU", "APIC", "kernel", "state", "at")]
         for seen in zip(*looks, strict=True):
             last: Registers = seen[-1]
@@ -88,28 +95,34 @@ class Questions:
 
     def _doing(self, seen: tuple[Registers, ...]) -> str:
         """Say whether a vCPU runs, moves, or waits, from several looks at it."""
-        if self._lab.machine.state is not State.LIVE:
+        if stopped(self._lab.machine) or self._lab.machine.state is not State.LIVE:
             return "halted (machine stopped)" if seen[-1].halted else "machine stopped"
         if all(one.halted for one in seen):
             return "halted"
         moves = len({(one["RIP"], one["RSP"]) for one in seen}) > 1
         return "moving" if moves else "NOT moving"
 
-    def _layout(self) -> Layout:
-        """Return the claims that are known without asking a kernel, which may not answer."""
-        lab = self._lab
-        pool = lab.topology.pool.region if lab.dialect.pooled else None
-        return claimed_layout(ram_of(lab.machine).regions, pool, (), lab.granted)
-
     def _place(self, name: str, address: int) -> str:
         symbols = _symbols(vmlinux_of(self._lab, name))
         return symbols.name(address) if symbols is not None else f"{address:#x}"
 
 
-def vmlinux_of(lab: Lab, name: str) -> Path | None:
-    """Return the vmlinux of a kernel of ``lab``; None where nobody has it."""
-    path = lab.build.vmlinux if name == HOST else lab.build.spawned_vmlinux
-    return path if path.is_file() else None
+def stopped(machine: Machine) -> bool:
+    """Say whether a machine stands still: by the harness, or by gdb, of which that is not told."""
+    events = reversed(machine.qmp.events)
+    last = next((one["event"] for one in events if one["event"] in {"STOP", "RESUME"}), "")
+    return last == "STOP" if last else machine.state is State.FROZEN
+
+
+def attaching(name: str, script: Path) -> str:
+    """Return how to attach to the machine that is served as ``name``."""
+    return f"""\
+another console   mkh console --attach {name}
+gdb               {gdb.command(script)}
+                  in it: kernels (what each vCPU runs), kernel NAME (its symbols, its vCPU);
+                  all kernels stand still while gdb does, `continue` lets them run
+drgn              mkh debug {name} --drgn
+                  on the memory as it is then; of a spawned kernel: --of NAME"""
 
 
 @functools.cache

@@ -10,12 +10,12 @@ from typing import Literal, Protocol
 from harness.errors import UsageError
 from harness.lab import Lab
 from harness.multikernel.layout import HOST
-from harness.tui.questions import Questions
-from harness.vm.state import State
+from harness.tui.questions import Questions, stopped
 
-Question = Literal["monitor", "map", "vcpus", "toggle", "attach", "go on", "end"]
-"""``monitor`` takes a line for QEMU's monitor; ``toggle`` stops the machine or lets it run; ``go on`` and
-``end`` are for whoever waits for a person to look; the others take nothing."""
+Question = Literal["monitor", "map", "vcpus", "toggle", "attach", "gdb", "dump", "go on", "end"]
+"""``monitor`` takes a line for QEMU's monitor; ``toggle`` stops the machine or lets it run; ``gdb`` opens
+the stub and returns a script's path; ``dump`` takes a kernel's name and returns the paths of a core file
+and its vmlinux; ``go on`` and ``end`` are for whoever waits for a person to look; the others take nothing."""
 RECENT = 1 << 20
 """Bytes of a console that a view can look back, where there are as many."""
 
@@ -52,6 +52,8 @@ class LabSource:
         self.lab = lab
         self.title = title
         self.kernels = tuple(kernels) or (HOST, *(one.name for one in lab.topology.spawned))
+        self.name = ""
+        """What it is served as, where it is."""
         self.released: Callable[[str], None] | None = None
         """Called with ``go on`` or ``end`` where somebody waits for that."""
         self._questions = Questions(lab)
@@ -75,7 +77,7 @@ class LabSource:
                 raise UsageError("nobody waits for that: this machine is no test's")
             self.released(question)
             return f"told it: {question}"
-        return self._questions.answer(question, argument)
+        return self._questions.answer(question, self.name if question == "attach" else argument)
 
     def state(self) -> str:
         """Say what the machine does."""
@@ -83,7 +85,7 @@ class LabSource:
         ended = machine.ended()
         if ended is not None:
             return f"ended: {ended}"
-        return "stopped" if machine.state is State.FROZEN else "running"
+        return "stopped" if stopped(machine) else "running"
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever something was printed."""

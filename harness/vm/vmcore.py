@@ -106,19 +106,24 @@ def write_vmcore(
     notes = b"".join(_prstatus(vcpu) for vcpu in registers)
     if info is not None:
         notes += _note(b"VMCOREINFO", 0, info.text)
-    views: list[tuple[int, Region]] = []
-    if info is not None and info.phys_base is not None:
-        start = max(info.phys_base, 0)
-        # Of a region of which a part is in there gdb sees that part.
-        kernel = Region(start, info.phys_base + KERNEL_SIZE - start)
-        views = [(KERNEL_MAP + part.start - info.phys_base, part) for part in common(loads, [kernel])]
-    views += [(DIRECT_MAP + load.start, load) for load in loads]
+    views = views_of(loads, info)
     if len(views) >= _MAX_SEGMENTS:
         raise HarnessError(f"the guest's memory is in {len(loads)} pieces, too many for a core file")
     try:
         _write(path, loads, views, notes, ram.chunks(pages))
     except OSError as error:
         raise HarnessError(f"the core file {path} cannot be written: {error.strerror}") from None
+
+
+def views_of(loads: Sequence[Region], info: VmcoreInfo | None) -> list[tuple[int, Region]]:
+    """Return which physical memory a kernel sees at which virtual address, of what is in a core file."""
+    views: list[tuple[int, Region]] = []
+    if info is not None and info.phys_base is not None:
+        start = max(info.phys_base, 0)
+        # Of a region of which a part is in there gdb sees that part.
+        kernel = Region(start, info.phys_base + KERNEL_SIZE - start)
+        views = [(KERNEL_MAP + part.start - info.phys_base, part) for part in common(loads, [kernel])]
+    return views + [(DIRECT_MAP + load.start, load) for load in loads]
 
 
 def _loads(pages: Pages, regions: Sequence[Region]) -> list[Region]:
