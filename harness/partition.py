@@ -80,7 +80,8 @@ class Part:
 class Partition:
     """Watches the kernels of ``lab`` from now on.
 
-    ``fixed`` is the memory that was agreed on as nobody's alone, at the last look. ``looked`` says
+    ``fixed`` is the memory that was agreed on as nobody's alone, at the last look, ``last_iomem`` the host's
+    memory map, empty until it was asked for. ``looked`` says
     whether there was one: a machine that has ended is not looked at.
     """
 
@@ -88,7 +89,7 @@ class Partition:
         self.lab = lab
         self.fixed: tuple[FixedArea, ...] = ()
         self.looked = False
-        self._last_iomem: tuple[Resource, ...] = ()
+        self.last_iomem: tuple[Resource, ...] = ()
         self._marks = {name: console.mark for name, console in lab.machine.consoles.items()}
 
     def findings(self, *, strays: bool = True, reach: bool = True) -> tuple[Finding, ...]:
@@ -113,21 +114,22 @@ class Partition:
 
     def map(self) -> tuple[Part, ...]:
         """Return the machine's memory as a map to draw; empty when the machine has ended."""
-        with self.look() as look:
+        with self.look(stopped=True) as look:
             return () if look is None else parts_of(look)
 
     @contextmanager
-    def look(self) -> Iterator[Look | None]:
+    def look(self, *, stopped: bool = False) -> Iterator[Look | None]:
         """Yield what is to be seen of the machine, which is frozen meanwhile; None when it has ended.
 
-        One that was frozen stays so, and its host's memory map is that of the last look.
+        With ``stopped`` one that stands still already is looked at, too, and stays so; its host's memory
+        map is that of the last look.
         """
         machine = self.lab.machine
         iomem = self._iomem()
-        if machine.state not in {State.LIVE, State.FROZEN}:
+        stood = stopped and machine.state is State.FROZEN
+        if machine.state is not State.LIVE and not stood:
             yield None
             return
-        stood = machine.state is State.FROZEN
         if not stood:
             machine.freeze()
         try:
@@ -143,12 +145,12 @@ class Partition:
     def _iomem(self) -> tuple[Resource, ...]:
         """Ask the host for its memory map; one that does not answer has made no instances of late."""
         if self.lab.machine.state is not State.LIVE:
-            return self._last_iomem
+            return self.last_iomem
         try:
-            self._last_iomem = self.lab.host.iomem()
+            self.last_iomem = self.lab.host.iomem()
         except HarnessError:
             return ()
-        return self._last_iomem
+        return self.last_iomem
 
     def tables(self, ram: Ram, layout: Layout, registers: Sequence[Registers]) -> tuple[Tables, ...]:
         """Walk the page tables that vCPUs use, of kernels known to be up; each root once."""

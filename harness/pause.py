@@ -84,6 +84,10 @@ class Pausing:
             except HarnessError as error:
                 print(f"it cannot be paused: {error}")
                 return
+        # The tear-down goes on as if nothing had been.
+        with suppress(HarnessError):
+            if lab.machine.state is State.FROZEN:
+                lab.machine.thaw()
         if decision == "end":
             item.session.shouldstop = "ended at a paused failure"
 

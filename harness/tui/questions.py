@@ -23,6 +23,10 @@ from harness.vm.state import State
 LOOKS, APART = 4, 0.1
 """How often, and how many seconds apart, a vCPU is looked at to say whether it moves."""
 MAP_WIDTH = 118
+_UNASKED = (
+    "The host could not be asked for its memory map, so what is agreed on between kernels, such as the\n"
+    "rings of messages, is shown as nobody's. Let the machine run (c) and ask again (r)."
+)
 
 
 class Questions:
@@ -59,7 +63,10 @@ class Questions:
             # It takes a kernel that starts while it watches for one that has ended.
             self._partition, self._pairs = Partition(self._lab), len(self._lab.pairs)
         parts = self._partition.map()
-        return text_of(parts, MAP_WIDTH) if parts else "the machine has ended"
+        if not parts:
+            return "the machine has ended"
+        note = "" if self._partition.last_iomem else f"\n{_UNASKED}"
+        return text_of(parts, MAP_WIDTH) + note
 
     def _toggle(self) -> str:
         machine = self._lab.machine

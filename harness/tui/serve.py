@@ -10,6 +10,7 @@ other side sends ``type`` with a kernel and bytes, and ``ask`` with a number, a 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -74,8 +75,8 @@ class Served:
         self._source = source
         source.name = name
         self._waits = waits
-        socket = process.scratch() / f"console-{name}"
-        self.entry = Entry(name, os.getpid(), str(socket), source.title, time.time(), waits)
+        path = process.scratch() / f"console-{name}"
+        self.entry = Entry(name, os.getpid(), str(path), source.title, time.time(), waits)
         self._clients: set[_Client] = set()
         self._pool = ThreadPoolExecutor(2, "answers")
         self._ended = False
@@ -99,9 +100,10 @@ class Served:
             (folder() / f"{self.entry.name}.json").unlink()
         with suppress(OSError):
             self._listener.close()
+        # Whoever said how to go on is to hear that it was understood.
+        self._pool.shutdown(wait=True, cancel_futures=True)
         for client in tuple(self._clients):
             client.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _accept(self) -> None:
         while not self._ended:
@@ -135,10 +137,13 @@ class _Client:
         threading.Thread(target=self._write, name="attached", daemon=True).start()
 
     def close(self) -> None:
-        self._closed = True
-        with suppress(OSError):
-            self._connection.close()
         self._gone(self)
+        if self._closed:
+            return
+        self._closed = True
+        # A thread that reads keeps a descriptor open that is only closed.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
     def _send(self, *message: object) -> None:
         try:
@@ -174,6 +179,8 @@ class _Client:
                         self._pool.submit(self._answer, number, question, argument)
         except (OSError, EOFError, ValueError, RuntimeError, TypeError):
             self.close()
+        finally:
+            self._connection.close()
 
     def _answer(self, number: int, question: str, argument: str) -> None:
         try:
