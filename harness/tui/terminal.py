@@ -196,7 +196,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _guard(terminal: int) -> subprocess.Popen[bytes]:
     """Start a process that gives the terminal back when this one ends without doing so."""
     saved = subprocess.run(["stty", "-g"], stdin=terminal, capture_output=True, text=True, check=True).stdout
-    script = 'read -r _; stty -F "$1" "$2"; printf %s "$3" >"$1"'
+    # A shell may have its own settings by then, which are not raw.
+    script = 'read -r _; case $(stty -F "$1" -a) in *-opost*) stty -F "$1" "$2";; esac; printf %s "$3" >"$1"'
     return subprocess.Popen(
         ["sh", "-c", script, "guard", os.ttyname(terminal), saved.strip(), _LEAVE],
         stdin=subprocess.PIPE,
