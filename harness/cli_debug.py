@@ -89,9 +89,10 @@ def _show(kept: Failure) -> None:
         return plain(text.encode("utf-8", "replace")).rstrip()
 
     print(safe(kept.explanation or kept.text(failure.EXPLANATION) or kept.why))
-    vcpus = safe(kept.text(failure.VCPUS))
-    if vcpus and vcpus not in safe(kept.explanation):
-        print(f"\nvCPUs\n{vcpus}")
+    # All registers are in the file; where each vCPU was is enough here.
+    vcpus = [line for line in safe(kept.text(failure.VCPUS)).splitlines() if "RAX=" not in line]
+    if any(line not in safe(kept.explanation) for line in vcpus):
+        print("\n".join(["", "vCPUs", *vcpus]))
     print(f"\nEverything is in {kept.folder}:")
     for file in sorted(Path(kept.folder).iterdir()):
         print(f"  {file.name:<24} {file.stat().st_size:>12,} bytes")
@@ -99,7 +100,7 @@ def _show(kept: Failure) -> None:
     commands = dict(kept.commands)
     if kept.memory is not None:
         for kernel in kept.kernels:
-            if kernel.vmlinux:
+            if kernel.vmlinux and kept.console(kernel.name):
                 commands[f"gdb on {kernel.name}"] = f"mkh debug {kept.name} --gdb --of {kernel.name}"
                 commands[f"drgn on {kernel.name}"] = f"mkh debug {kept.name} --drgn --of {kernel.name}"
     for what, command in commands.items():
