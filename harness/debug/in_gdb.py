@@ -19,6 +19,9 @@ import gdb
 import gdb.unwinder
 
 KERNELS = mkh_kernels  # noqa: F821
+MODULES = (0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000)
+GUESSED = 64
+"""Words of a stack among which a module's caller is looked for."""
 CR3_ADDRESS = 0x000FFFFFFFFFF000
 BEFORE_7 = {2: "rdx", 3: "rdi", 4: "rbp", 5: "rsp", 6: "r10", 7: "r13", 1: "previous", 8: "bp at", 9: "at sp"}
 SINCE_7 = {2: "rdx", 3: "rsp", 4: "rbp", 5: "rdi", 6: "r10", 7: "r13", 8: "previous", 9: "at sp", 10: "bp at"}
@@ -97,6 +100,8 @@ class Unwinder(gdb.unwinder.Unwinder):
         pc, sp, bp = (_register(pending, name) for name in ("rip", "rsp", "rbp"))
         # Behind a call stands what comes next, maybe another function.
         exact = pending.level() == 0 or pc in EXACT
+        if MODULES[0] <= pc < MODULES[1]:
+            return self.guess(pending, sp, pc)
         entry = self.orc().find(pc if exact else pc - 1)
         if entry is None or entry[4] == END:
             # A program, or the end of the stack: a frame at 0 is the last one.
@@ -132,6 +137,24 @@ class Unwinder(gdb.unwinder.Unwinder):
             save("rbp", bp)
         EXACT.add(_word(frame + (128 if kind == REGS else 0)))
         return info
+
+    def guess(self, pending, sp, pc):
+        """Take what looks like a return address for the caller: a module's tables are not in vmlinux."""
+        ips = self.orc().ips
+        for at in range(sp, sp + 8 * GUESSED, 8):
+            word = _word(at)
+            if len(ips) and ips[0] <= word <= ips[-1] and _called(word):
+                info = pending.create_unwind_info(Frame(at + 8, pc))
+                for name, value in (("rip", word), ("rsp", at + 8), ("rbp", _register(pending, "rbp"))):
+                    info.add_saved_register(name, _signed(value))
+                return info
+        return _end(pending, sp, pc)
+
+
+def _called(address):
+    """Say whether a call stands before an address: e8 and a distance, or ff and a register."""
+    before = bytes(gdb.selected_inferior().read_memory(address - 5, 5))
+    return before[0] == 0xE8 or before[3] == 0xFF
 
 
 EXACT = set()

@@ -29,7 +29,9 @@ def draw(parts: Sequence[Part]) -> RenderableType:
         "pages written",
         *(f"mapped by {name}" for name in kernels),
     ):
-        table.add_column(column, justify="right" if column == "KiB" or "pages" in column else "left")
+        right = column == "KiB" or "pages" in column
+        # Half an address is of no use.
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "memory")
     for part in parts:
         style = _style(part.claim, names)
         why = f" ({part.why})" if part.why else ""

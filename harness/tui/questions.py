@@ -43,7 +43,7 @@ class Questions:
         debugging = self._debugging
         answers: dict[str, Callable[[], str]] = {
             "monitor": lambda: self._monitor(argument),
-            "map": self._map,
+            "map": lambda: self._map(int(argument or MAP_WIDTH)),
             "vcpus": self._vcpus,
             "toggle": self._toggle,
             "gdb": lambda: str(debugging.gdb()),
@@ -58,7 +58,7 @@ class Questions:
         answer = self._lab.machine.qmp.execute("human-monitor-command", command_line=line)
         return str(answer).replace("\r\n", "\n").rstrip() or "(nothing was said)"
 
-    def _map(self) -> str:
+    def _map(self, width: int) -> str:
         if len(self._lab.pairs) != self._pairs:
             # It takes a kernel that starts while it watches for one that has ended.
             self._partition, self._pairs = Partition(self._lab), len(self._lab.pairs)
@@ -66,7 +66,7 @@ class Questions:
         if not parts:
             return "the machine has ended"
         note = "" if self._partition.last_iomem else f"\n{_UNASKED}"
-        return text_of(parts, MAP_WIDTH) + note
+        return text_of(parts, width) + note
 
     def _toggle(self) -> str:
         machine = self._lab.machine
@@ -111,7 +111,10 @@ class Questions:
 
     def _place(self, name: str, address: int) -> str:
         symbols = _symbols(vmlinux_of(self._lab, name))
-        return symbols.name(address) if symbols is not None else f"{address:#x}"
+        if symbols is None:
+            return f"{address:#x}"
+        function = symbols.function(address)
+        return f"{function[0]}+{function[1]:#x}" if function is not None else symbols.name(address)
 
 
 def stopped(machine: Machine) -> bool:

@@ -13,7 +13,8 @@ from harness.multikernel.layout import HOST
 from harness.tui.questions import Questions, stopped
 
 Question = Literal["monitor", "map", "vcpus", "toggle", "attach", "gdb", "dump", "go on", "end"]
-"""``monitor`` takes a line for QEMU's monitor; ``toggle`` stops the machine or lets it run; ``gdb`` opens
+"""``monitor`` takes a line for QEMU's monitor; ``map`` a width in columns; ``toggle`` stops the machine
+or lets it run; ``gdb`` opens
 the stub and returns a script's path; ``dump`` takes a kernel's name and returns the paths of a core file
 and its vmlinux; ``go on`` and ``end`` are for whoever waits for a person to look; the others take nothing."""
 RECENT = 1 << 20

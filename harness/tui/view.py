@@ -144,14 +144,17 @@ class View:
     def ask(self, title: str, question: Question) -> None:
         """Ask about the machine, and show the answer under ``title``; in the status line without one."""
         self._question = question
-        self._asker.ask(question)
+        self._asker.ask(question, self._argument())
         if title:
             self.show(title, "asking ...")
 
     def ask_again(self) -> None:
         """Ask anew what the window shows."""
         if self._question is not None and not self._asker.pending:
-            self._asker.ask(self._question)
+            self._asker.ask(self._question, self._argument())
+
+    def _argument(self) -> str:
+        return str(self.terminal.size()[0]) if self._question == "map" else ""
 
     def ask_monitor(self, line: str) -> None:
         """Give QEMU's monitor a line."""
