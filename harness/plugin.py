@@ -164,6 +164,13 @@ def _claims(config: pytest.Config) -> Claims:
 
     found: Claims | None = config.pluginmanager.get_plugin(claims.NAME)
     if found is None:
+        from harness.definition import load_definition
+        from harness.errors import UsageError
+
+        try:
+            load_definition(config.getoption("--kernel"))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
         found = claims.Claims(config)
         config.pluginmanager.register(found, claims.NAME)
     return found
@@ -564,7 +571,7 @@ def _shorten(item: pytest.Item, caught: pytest.ExceptionInfo[BaseException], *, 
     from harness.errors import HarnessError
 
     option, error = item.config.getoption, caught.value
-    with_machine = "build" in getattr(item, "fixturenames", ())
+    with_machine = LAB in item.stash or item.get_closest_marker("claim") is not None
     if not isinstance(error, HarnessError) or option("fulltrace") or option("usepdb") or not with_machine:
         return False
     if explained and error.details.startswith(CONSOLE_TAIL):

@@ -17,7 +17,7 @@ from harness.vm.state import State
 
 ANSWER_LIMIT = 1.5
 """Seconds that agents have to answer, before scaling by the accelerator."""
-BEATS_APART = 0.3
+BEATS_APART = 1.0
 _WIDTH = 140
 
 
