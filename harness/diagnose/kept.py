@@ -38,10 +38,11 @@ def failure_of(lab: Lab, told: Told) -> Failure:
     """Return what is known of a failure before it is explained and has a name."""
     build = lab.build
     ended = time.time()
+    name = failure.name_of(told.test, ended)
     return Failure(
         test=told.test,
         ended=ended,
-        name=failure.name_of(told.test, ended),
+        name=name,
         why=told.why,
         phase=told.phase,
         claim=told.claim,
@@ -58,7 +59,10 @@ def failure_of(lab: Lab, told: Told) -> Failure:
         qemu=lab.machine.command_line,
         machine=lab.machine.ended() or f"it is {lab.machine.state.value}",
         kernels=tuple(_kernel(image_of(lab, name)) for name in lab.machine.consoles),
-        commands={"repeat it": command(told.test, told.options, build.digest)},
+        commands={
+            "repeat it": command(told.test, told.options, build.digest),
+            "as text to mail": f".venv/bin/mkh reproduce {name}",
+        },
     )
 
 
