@@ -70,7 +70,8 @@ def provoked(machine: Machine, kernel: Kernel, vcpus: Sequence[int], fault: Faul
             if machine.ended() is not None:
                 break
             if time.monotonic() > limit:
-                raise HarnessError(f"{kernel.name} does not say {fault.says!r}", details=console.tail())
+                what = f"{kernel.name} does not say {fault.says!r}"
+                raise HarnessError(what, details=console.tail(), timed_out=True)
             time.sleep(0.01)
         yield time.monotonic()
 

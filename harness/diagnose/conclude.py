@@ -48,12 +48,12 @@ def conclude(
     told += [_printed(name, one) for name, one in splats.items() if one]
     told += [] if machine.cause is not None else _stuck(lives, seen)
     if not told and waited:
-        told.append(_nobody(lives))
+        told += [_nobody(lives), *_load()]
     elif not told and why.startswith(OUTSIDE):
         told.append(f"The test itself passed. Then, {why}. {_alive(lives)}")
     elif not told:
         told.append(f"The kernels go on: the test's own check did not hold. {_alive(lives)}")
-    return " ".join([*told, *(_load() if waited else [])])
+    return " ".join(told)
 
 
 def _printed(name: str, splats: Sequence[Decoded]) -> str:
@@ -90,6 +90,7 @@ def _stuck(lives: Sequence[Life], seen: Sequence[Seen]) -> list[str]:
         elif name in silent and own:
             busy = [f"vCPU {one.last.index} {one}" for one in own]
             told.append(f"{name} does not answer, though it is not stuck in one place: {'; '.join(busy)}.")
+            told += _load()
         elif still:
             told.append(f"{name} answers, but its heart does not beat on CPU {', '.join(map(str, still))}.")
     alive = [one.kernel for one in lives if one.answers]
@@ -101,8 +102,10 @@ def _stuck(lives: Sequence[Life], seen: Sequence[Seen]) -> list[str]:
 
 
 def _nobody(lives: Sequence[Life]) -> str:
+    alive = _alive(lives)
+    known = f"No kernel hangs. {alive}" if alive else "No vCPU is stuck in one place."
     return (
-        f"No kernel hangs. {_alive(lives)} What was awaited did not come, or came in other words or earlier: "
+        f"{known} What was awaited did not come, or came in other words or earlier: "
         "compare it with the last lines below."
     )
 

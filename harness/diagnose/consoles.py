@@ -37,7 +37,8 @@ def merged(
     shown = list(_without_splats(lines, splats))
     of_test = [line for line in shown if line[0] >= told.began.at]
     before = [line for line in shown if line[0] < told.began.at][-BEFORE:]
-    few = [*(text(line, WIDTH) for line in before), f"{'-' * 12} the test begins"]
+    few = [text(line, WIDTH) for line in before]
+    few += [f"{'-' * 12} the test begins"] if told.began.at else []
     if len(of_test) > LINES:
         few.append(f"[... {len(of_test) - LINES} lines left out ...]")
     few += [text(line, WIDTH) for line in of_test[-LINES:]] or ["(nothing was printed since then)"]

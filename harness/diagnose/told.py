@@ -46,7 +46,7 @@ def told_of(item: pytest.Item, phase: str, error: BaseException) -> Told:
         str(kernel),
         options_of(item.config),
         out_of_time(error),
-        item.stash.get(BEGAN, Began()),
+        item.stash.get(BEGAN, Began(at=0.0)),
     )
 
 

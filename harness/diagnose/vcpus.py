@@ -26,7 +26,7 @@ APART = 0.7
 """Seconds between two looks."""
 INTERRUPTS = 1 << 9
 """The flag in RFLAGS that lets interrupts in."""
-PAYLOAD = "payload: ready"
+PAYLOAD, PAYLOAD_CODE = "payload: ready", "payload"
 _PAYLOAD_AT = re.compile(rb"payload: started image=(0x[0-9a-f]+) end=(0x[0-9a-f]+)")
 
 
@@ -92,7 +92,9 @@ class Seen:
     @property
     def spins(self) -> bool:
         """Whether it runs kernel code without getting anywhere."""
-        both = self.after is not None and not self.last.user and not self.before.user
+        # All of the payload is one place: only with interrupts off it surely does not come to its work.
+        told = self.place != PAYLOAD_CODE or self.deaf
+        both = self.after is not None and told and not self.last.user and not self.before.user
         return both and self.last.started and not (self.halted or self.idle or self.moves)
 
     @property
@@ -179,7 +181,7 @@ def _in_payload(lab: Lab, kernel: str, address: int) -> Frame:
     for found in reversed(_PAYLOAD_AT.findall(lab.machine.console(kernel).transcript)):
         start, end = (int(one, 16) for one in found)
         if start <= address < end:
-            return Frame(address, "payload", address - start)
+            return Frame(address, PAYLOAD_CODE, address - start)
     return Frame(address)
 
 

@@ -39,9 +39,17 @@ CAUSE_WAIT = 2.0
 """Seconds from a line's end to the cause of it."""
 
 
+_MESSAGES = r"(?:\[ *\d+\.\d+\] [^\n]*\n)*"
+
+
 def printed(text: str) -> str:
     """Return the pattern of ``text`` as user space prints it: with a kernel's messages anywhere in it."""
-    return r"(?:\[ *\d+\.\d+\] [^\n]*\n)*".join(map(re.escape, text))
+    return _MESSAGES.join(map(re.escape, text))
+
+
+def readable(pattern: str) -> str:
+    """Return a pattern for people: one that ``printed`` made as its text."""
+    return re.sub(r"\\(.)", r"\1", pattern.replace(_MESSAGES, "")) if _MESSAGES in pattern else pattern
 
 
 class Console:
@@ -241,9 +249,9 @@ class Console:
         ``trouble`` is False. Raises TimedOut, Trouble or Ended.
         """
         wanted = re.compile(pattern)
-        limit = timeout * self._factor
+        limit, shown = timeout * self._factor, readable(wanted.pattern)
         self._stream.watching, self._stream.trouble = bool(trouble), None
-        patience = Patience(limit, f"{wanted.pattern!r} on {self.name}'s console", self.last_word)
+        patience = Patience(limit, f"{shown!r} on {self.name}'s console", self.last_word)
         while True:
             index = self._stream.expect_list([wanted, EOF, TIMEOUT], timeout=max(patience.left, 0.0))
             if index != 2 or patience.over():
@@ -252,9 +260,9 @@ class Console:
             match = self._stream.match
             assert isinstance(match, re.Match)
             return match
-        awaited = f"while {wanted.pattern!r} was awaited"
+        awaited = f"while {shown!r} was awaited"
         if index == 2:
-            raise self._error(TimedOut, f"{self.name}: {wanted.pattern!r} did not come in {limit:g} s")
+            raise self._error(TimedOut, f"{self.name}: {shown!r} did not come in {limit:g} s")
         if self._stream.trouble is not None:
             splat, last = self.evidence(self._stream.trouble)
             assert splat is not None

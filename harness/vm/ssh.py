@@ -122,7 +122,8 @@ class Ssh:
                     elif channel.closed or not channel.get_transport().is_active():
                         raise SshError(f"{self.kernel}: the connection ended during {command!r}")
                     elif time.monotonic() > limit:
-                        raise SshError(f"{self.kernel}: {command!r} was silent for {self._timeout:g} s")
+                        what = f"{self.kernel}: {command!r} was silent for {self._timeout:g} s"
+                        raise SshError(what, timed_out=True)
                     else:
                         time.sleep(0.002)
                 status = channel.recv_exit_status()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.klog.splat import Severity, find_splats
-from harness.vm.console import Console, Ended, TimedOut, Trouble, Unseen, printed
+from harness.vm.console import Console, Ended, TimedOut, Trouble, Unseen, printed, readable
 from harness.vm.pump import Pump
 
 PANIC = (
@@ -80,6 +80,11 @@ def guest() -> Iterator[Guest]:
 
 def later(seconds: float, act: Callable[[], object]) -> None:
     threading.Timer(seconds, act).start()
+
+
+def test_pattern_of_what_is_printed_is_shown_as_its_text():
+    assert readable(printed("mkh: it is up. (1)")) == "mkh: it is up. (1)"
+    assert readable(r"a\+b \d") == r"a\+b \d"
 
 
 def test_waits_move_forward_and_the_transcript_stays(guest: Guest) -> None:
