@@ -118,7 +118,8 @@ def _over(size: int, going: set[Path]) -> Iterator[Item]:
 
 def _named_sources(going: set[Path]) -> set[Path]:
     """Return the sources that a definition of this checkout names, or a build that stays."""
-    names = {file.name.partition(".")[0] for file in paths.KERNELS.glob("*.toml")}
+    # Lists of known bugs stand beside the definitions, and a definition's name may have a dot.
+    names = {file.stem for file in paths.KERNELS.glob("*.toml") if not file.stem.endswith(".known")}
     bases = [base for name in sorted(names) for base in load_definition(name).bases]
     obtained = [source.recorded(base) for base in bases]
     sources = paths.cache() / "sources"
