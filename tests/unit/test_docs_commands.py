@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -56,7 +55,7 @@ def commands(text: str) -> list[str]:
         part += line.removesuffix("\\")
         if line.endswith("\\"):
             continue
-        for one in re.split(r" && | \|(?= )", part):
+        for one in re.split(r" && | \|(?= )(?![^\[]*\])", part):
             words = re.sub(r"\s+#\s.*| > .*| 2>.*", "", one).strip()
             first = words.split(" ", 1)[0].removeprefix(".venv/bin/")
             if (first in PROGRAMS or words.startswith(".venv/bin/")) and " " in words and "=" not in first:
@@ -70,10 +69,19 @@ def variants(command: str) -> set[str]:
     command = command.replace(" ...", "").removeprefix("source <(").removesuffix(")")
     command = re.sub(r"\.venv/bin/", "", command)
     command = re.sub(r"^git bisect run ", "", command)
-    parts = re.split(r" ?\[([^\]]*)\](?! ?\()", command)
-    texts, options = parts[::2], parts[1::2]
-    every = product(*[("", f" {option}") for option in options])
-    return {"".join(a + b for a, b in zip(texts, [*chosen, ""], strict=True)).strip() for chosen in every}
+    return {" ".join(one.split()) for one in expanded(command)}
+
+
+def expanded(command: str) -> set[str]:
+    """Return a text with and without what is in brackets, the innermost first."""
+    part = re.search(r"\[([^\[\]]*)\]", command)
+    if part is None:
+        return {command}
+    return {
+        one
+        for inside in ("", *part[1].split(" | "))
+        for one in expanded(command[: part.start()] + inside + command[part.end() :])
+    }
 
 
 TEXTS = {file: (paths.CHECKOUT / file).read_text() for file in FILES}
