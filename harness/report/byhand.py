@@ -65,7 +65,7 @@ def script(
         },
         steps=[_step(step, width) for step in done],
         payload=_lines(lzma.compress(payload), width) if "/boot/payload" in text and payload else "",
-        lines=lines,
+        lines="\\\n".join(_cut(" ".join(lines), width - 10)),
         cmdline="\\\n".join(_cut(re.sub(r'([\\"$`])', r"\\\1", cmdline), width - 2)),
         qemu=_shell(arguments, width),
     )

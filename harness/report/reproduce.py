@@ -138,7 +138,7 @@ def _command(command: str) -> Iterator[str]:
     for word in command.split(" "):
         if line.strip() and len(line) + len(word) > WIDTH - 7:
             yield f"{line} \\"
-            line = "   "
+            line = " "
         line += f" {word}" if line else word
     yield line
 
