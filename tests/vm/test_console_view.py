@@ -106,10 +106,15 @@ def console(tmux: Tmux, build: Build, request: pytest.FixtureRequest) -> Tmux:
 
 def pids(console: Tmux) -> tuple[int, int]:
     """Return the process ids of mkh and of its QEMU."""
-    shell = console.run("display-message", "-p", "#{pane_pid}").strip()
-    mkh = int(subprocess.run(["pgrep", "-P", shell], capture_output=True, text=True, check=True).stdout)
+    mkh = child_of(int(console.run("display-message", "-p", "#{pane_pid}")))
     qemu = subprocess.run(["pgrep", "-P", str(mkh), "qemu"], capture_output=True, text=True, check=True)
     return mkh, int(qemu.stdout)
+
+
+def child_of(parent: int) -> int:
+    return int(
+        subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def assert_sane(tmux: Tmux) -> None:
@@ -211,6 +216,20 @@ def test_a_killed_console_leaves_the_terminal_sane_and_nothing_running(console: 
     console.type("echo status $?")
     console.wait(f"^status ({128 + number}|0)$")
     assert_sane(console)
+
+
+def test_whoever_started_it_finds_the_terminal_sane(tmux: Tmux, build: Build) -> None:
+    tmux.wait("^ok>")
+    # Other than a shell at its prompt, sh does not look at the terminal's settings.
+    tmux.type(f"sh -c '{MKH} console --kernel {build.definition.name}; cat'")
+    tmux.wait("^host# *$")
+    assert "-icanon" in tmux.settings()
+    shell = child_of(int(tmux.run("display-message", "-p", "#{pane_pid}")))
+    os.kill(child_of(shell), signal.SIGKILL)
+    tmux.wait(lambda _: not tmux.other_screen and tmux.cursor_shown)
+    tmux.wait(lambda _: {"icanon", "echo", "opost", "icrnl", "isig"} <= set(tmux.settings().split()))
+    tmux.type("echo")
+    tmux.wait("^echo$\n^echo$")
 
 
 def test_a_machine_that_ends_is_told(console: Tmux) -> None:
