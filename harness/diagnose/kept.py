@@ -61,6 +61,7 @@ def failure_of(lab: Lab, told: Told) -> Failure:
         kernels=tuple(_kernel(image_of(lab, name)) for name in lab.machine.consoles),
         commands={
             "repeat it": command(told.test, told.options, build.digest),
+            "look into it": f".venv/bin/mkh debug {name}",
             "as text to mail": f".venv/bin/mkh reproduce {name}",
         },
     )

@@ -126,8 +126,9 @@ class Places:
                 words = [word for word in shlex.split(found["command"]) if not word.startswith("-Wp,-M")]
                 words[words.index("-o") + 1] = str(made)
                 assert self._tree is not None
-                module = source.is_relative_to(self._tree)
-                self._run([*words, "-g1", "-w"], self._tree if module else source.parent.parent)
+                # Before 6.13 modules were compiled in the kernel's folder, too.
+                inside = source.is_relative_to(self._tree) or "-I../include" in words
+                self._run([*words, "-g1", "-w"], self._tree if inside else source.parent.parent)
                 self._objects[source] = made
         return self._objects[source]
 

@@ -118,8 +118,18 @@ ON_A_MACHINE = {
 @pytest.mark.parametrize("name", ON_A_MACHINE)
 def test_failure_on_a_machine_explains_itself(build: Build, name: str) -> None:
     text = part(ran(MACHINES).stdout, f"test_{name}")
+    assert "TimeoutError" not in text
     assert ON_A_MACHINE[name] in text
     check(name, text)
+
+
+def test_stack_of_who_hangs_is_unwound_through_a_module(build: Build) -> None:
+    """The tables of vmlinux do not know the module; behind it they do, down to the system call."""
+    told = part(ran(MACHINES).stdout, "test_hang")
+    stack = re.findall(r"^    (\w+)\+0xN( \[mkfault\])?", told, re.M)
+    assert stack[:2] == [("spin", " [mkfault]"), ("fault_write", " [mkfault]")]
+    names = [name for name, _ in stack]
+    assert names[-4:] == ["vfs_write", "ksys_write", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"]
 
 
 def test_wait_says_at_half_of_its_time_that_it_goes_on(build: Build) -> None:
