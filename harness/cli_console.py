@@ -137,7 +137,7 @@ def _own(built: Build, topology: Topology, count: int, accel: AccelName, progres
 
     names = [one.name for one in topology.spawned[:count]]
     stage: Literal["booted", "spawned"] = "spawned" if names else "booted"
-    name = f"{built.definition.name}-{os.getpid()}"
+    name = f"{built.definition.name[:40]}-{os.getpid()}"
     with Forks(built, topology, choose(accel)).lab(stage, progress) as lab:
         source = LabSource(lab, built.definition.name, ["host", *names])
         for one in ("host", *(pair.spawned.name for pair in lab.pairs)):

@@ -33,8 +33,7 @@ def debug(
 
         mkh debug last --gdb --of alpha
     """
-    from harness import failure
-    from harness.debug import opened
+    from harness import debugging, failure
     from harness.errors import UsageError
     from harness.tui import serve
 
@@ -47,10 +46,10 @@ def debug(
         return 0
     machine = next((one for one in serve.entries() if one.name == run), None)
     if machine is not None:
-        return opened.live(machine, of, gdb=gdb, drgn=drgn)
+        return debugging.live(machine, of, gdb=gdb, drgn=drgn)
     kept = failure.find(run)
     if gdb or drgn:
-        return opened.kept(kept, of, "gdb" if gdb else "drgn")
+        return debugging.kept(kept, of, "gdb" if gdb else "drgn")
     _show(kept)
     return 0
 

@@ -82,7 +82,12 @@ class Served:
         self._ended = False
 
     def __enter__(self) -> Self:
-        self._listener = Listener(self.entry.socket, "AF_UNIX")
+        try:
+            self._listener = Listener(self.entry.socket, "AF_UNIX")
+        except OSError as error:
+            raise HarnessError(
+                f"nobody can attach: {self.entry.socket}: {error}", advice="TMPDIR=/tmp gives a shorter path"
+            ) from None
         threading.Thread(target=self._accept, name="attaching", daemon=True).start()
         try:
             folder().mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import pytest
 from harness.debug import gdb
 from harness.debug.cores import Core
 from harness.debug.live import Debugging
-from harness.debug.opened import _has_types
+from harness.debugging import has_types
 from harness.klog.symbols import Symbols
 from harness.lab import Lab, Pair
 from harness.tui.remote import RemoteSource
@@ -108,7 +108,7 @@ def test_drgn_reads_a_spawned_kernels_memory(pair: Pair, debugging: Debugging) -
     pytest.importorskip("drgn")
     core, vmlinux = debugging.dump("alpha")
     assert pair.host.run("echo there").strip() == "there"
-    if not _has_types(vmlinux):
+    if not has_types(vmlinux):
         pytest.skip("the kernel has no debug information: --kernel NAME+debug-info")
     script = (
         "from drgn.helpers.linux import cpu_curr\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import failure, pause
-from harness.debug import gdb, opened
+from harness import debugging, failure, pause
+from harness.debug import gdb
 from harness.debug.cores import Core
 from harness.errors import HarnessError, UsageError
 from harness.failure import Failure, Kernel
@@ -82,12 +82,12 @@ def test_what_makes_no_sense_is_told(kept, words, told):
 
 def test_what_is_missing_is_told_with_the_command_that_mends_it(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(opened.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(debugging.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HarnessError, match="gdb is not installed") as caught:
-        opened.require("gdb")
+        debugging.require("gdb")
     assert "apt-get install gdb" in caught.value.advice
     with pytest.raises(HarnessError, match="drgn is not installed") as caught:
-        opened.require("drgn")
+        debugging.require("drgn")
     assert "pip install drgn" in caught.value.advice
 
 

@@ -80,7 +80,7 @@ def require(tool: Tool) -> None:
 
 
 def _drgn(core: Path, vmlinux: Path) -> int:
-    if not _has_types(vmlinux):
+    if not has_types(vmlinux):
         raise UsageError(
             f"{vmlinux} has no debug information, which drgn needs for its types",
             advice="repeat it on a kernel that has: --kernel NAME+debug-info; gdb works without (--gdb)",
@@ -88,7 +88,8 @@ def _drgn(core: Path, vmlinux: Path) -> int:
     return _run(shlex.join([sys.executable, "-m", "drgn", "-c", str(core), "-s", str(vmlinux)]))
 
 
-def _has_types(vmlinux: Path) -> bool:
+def has_types(vmlinux: Path) -> bool:
+    """Say whether a vmlinux was built with debug information."""
     from elftools.elf.elffile import ELFFile
 
     with vmlinux.open("rb") as file:
