@@ -75,6 +75,10 @@ def _culprits(seen: Sequence[Seen]) -> str:
 def _stuck(lives: Sequence[Life], seen: Sequence[Seen]) -> list[str]:
     told = []
     silent = {one.kernel for one in lives if one.answers is False}
+    if silent and not seen:
+        return [
+            "QEMU does not answer, nor do its kernels: it is stopped (a signal, a debugger) or gets no time."
+        ]
     for name in dict.fromkeys(one.kernel for one in seen if one.kernel):
         own = [one for one in seen if one.kernel == name]
         stuck = [one for one in own if one.spins and (one.deaf or name in silent)]

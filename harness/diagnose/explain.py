@@ -50,7 +50,7 @@ SPLAT = 6_000
 STEPS = 6
 """Steps that are shown of what was done to the machine."""
 WIDTH = 150
-QEMU_LIMIT = 5.0
+QEMU_LIMIT = 2.0
 """Seconds that QEMU has to say that it still listens, before scaling by the accelerator."""
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def _kept(lab: Lab, told: Told, parts: _Parts, sections: list[tuple[str, str]], 
             failure.VCPUS: f"{stacks(parts.seen)}\n\n{registers_text(parts.seen)}\n",
             "splats.txt": _splats(parts.splats),
         }
-        about = kept.keep(lab, about, files)
+        about = kept.keep(lab, about, files, listens=bool(parts.seen))
         next_lines += [f"kept: {about.folder}"]
     except Exception as error:
         about = None

@@ -22,7 +22,6 @@ from harness.report.repeat import command
 from harness.vm.ram import ram_of
 from harness.vm.ram_pages import PAGE
 from harness.vm.registers import registers_of
-from harness.vm.state import State
 from harness.vm.vmcore import find_vmcoreinfo, write_vmcore
 
 MEMORY_MAX = 768 << 20
@@ -67,15 +66,18 @@ def failure_of(lab: Lab, told: Told) -> Failure:
     )
 
 
-def keep(lab: Lab, about: Failure, files: dict[str, str | bytes]) -> Failure:
-    """Write the folder; return the failure with the name that it got. Raises HarnessError."""
+def keep(lab: Lab, about: Failure, files: dict[str, str | bytes], *, listens: bool) -> Failure:
+    """Write the folder; return the failure with the name that it got. Raises HarnessError.
+
+    Without a QEMU that ``listens`` there is no memory.
+    """
     global _kept  # noqa: PLW0603
     for name, console in lab.machine.consoles.items():
         files[failure.console_file(name)] = console.transcript[-failure.FILE_SIZE :]
     files[STEPS] = msgspec.json.encode(list(lab.machine.steps))
     files[failure.EXPLANATION] = about.explanation
     memory: Callable[[Path], None] | None = None
-    if _kept < MEMORIES and lab.machine.state is not State.GONE:
+    if _kept < MEMORIES and listens:
         _kept += 1
         memory = _memory_of(lab)
     return failure.keep(about, files, memory=memory)

@@ -94,6 +94,12 @@ def test_heart_that_stopped_on_one_cpu_is_told():
     assert "host answers, but its heart does not beat on CPU 1." in said
 
 
+def test_qemu_that_is_silent_itself_is_not_its_kernels_fault():
+    said = concluded(lives=[life("host", False), life("alpha", False)])
+    assert said.startswith("QEMU does not answer, nor do its kernels")
+    assert "no vCPU" not in said
+
+
 def test_wait_for_what_never_comes_blames_nobody():
     said = concluded(lives=[life("host", True)], seen=[IDLE])
     assert said.startswith("No kernel hangs. host answers.")
