@@ -402,9 +402,11 @@ def _judged(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     yield
     try:
         # Where the test has failed already, that is what the end of the machine was told with.
-        if EXPLAINED not in request.node.stash:
+        told = request.node.stash.get(EXPLAINED, None)
+        if told is None:
             _check_end(lab, marks)
-        if partition is not None:
+        # A host that does not answer would be waited for again.
+        if partition is not None and not (told and told.silent):
             _check_partition(request, partition, reach)
     except HarnessError as error:
         _explain(request.node, lab, "teardown", error)

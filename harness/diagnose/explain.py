@@ -57,11 +57,15 @@ T = TypeVar("T")
 
 @dataclass
 class Explanation:
-    """What is shown, by title and in order; ``failure`` is what was kept, None where that failed."""
+    """What is shown, by title and in order; ``failure`` is what was kept, None where that failed.
+
+    ``silent`` says that the host kernel was asked, and did not answer.
+    """
 
     sections: list[tuple[str, str]] = field(default_factory=list)
     failure: Failure | None = None
     map: tuple[Part, ...] = ()
+    silent: bool = False
 
 
 @dataclass
@@ -138,7 +142,8 @@ def _kept(lab: Lab, told: Told, parts: _Parts, sections: list[tuple[str, str]], 
     except Exception as error:
         about = None
         next_lines.append(f"not kept: {str(error).partition(chr(10))[0]}")
-    return Explanation([*sections, ("what to do next", "\n".join(next_lines))], about, parts.map)
+    silent = any(life.kernel == HOST and life.answers is False for life in parts.lives)
+    return Explanation([*sections, ("what to do next", "\n".join(next_lines))], about, parts.map, silent)
 
 
 def _listens(lab: Lab) -> bool:
