@@ -23,6 +23,8 @@ MKH = Path(sys.executable).parent / "mkh"
 PREFIX = "C-]"
 PATIENCE = 90.0
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+SHELL = "env -i bash --norc --noediting"
+"""It leaves the terminal's settings alone: readline changes them at each prompt, a moment later."""
 
 
 class Tmux:
@@ -30,7 +32,7 @@ class Tmux:
 
     def __init__(self, folder: Path) -> None:
         self._socket = str(folder / "tmux")
-        self.run("-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "36", "env -i bash --norc")
+        self.run("-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "36", SHELL)
         for name, value in {**os.environ, "PS1": "ok> ", "TERM": "screen"}.items():
             if name in {"PATH", "HOME", "PS1", "TERM", "LANG", "LC_ALL", "MKHARNESS_CACHE"}:
                 self.type(f"export {name}={shlex.quote(value)}")

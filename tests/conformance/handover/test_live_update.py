@@ -2,6 +2,7 @@
 """The Live Update Orchestrator's calls: sessions and files in any order and state, and what is cancelled."""
 
 import struct
+import time
 
 import pytest
 
@@ -27,6 +28,8 @@ from harness.vm.ram import Ram
 from harness.vm.ram_pages import PAGE, Pages
 
 UAPI = "include/uapi/linux/liveupdate.h"
+FREED = 5.0
+"""Seconds until pages that were given back are free, before scaling by the accelerator."""
 SESSIONS = "Documentation/core-api/liveupdate.rst, LUO Sessions"
 FILES = "Documentation/core-api/liveupdate.rst, LUO Preserving File Descriptors"
 TOKEN = 0x1A
@@ -257,7 +260,9 @@ def test_no_leak(luo: LiveUpdate, seen: Seen) -> None:
         luo.preserve("leak", "data", TOKEN).require()
         luo.close("leak").require()
         luo.close("data").require()
-    # What each CPU keeps at hand comes and goes: 15 MiB were seen.
-    lost = before - free()
+    # What each CPU keeps at hand comes and goes (15 MiB were seen); what is freed late comes within a moment.
+    allowed, limit = 3 * size >> 10, time.monotonic() + FREED * kernel.factor
+    while (lost := before - free()) >= allowed and time.monotonic() < limit:
+        time.sleep(0.2)
     seen(f"{lost} KiB less free after {rounds} sessions with 24 MiB each")
-    assert lost < 3 * size >> 10
+    assert lost < allowed, f"{lost} of {rounds * size >> 10} KiB did not come back within {FREED:g} s"
