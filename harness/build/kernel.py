@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.build import kconfig, make, messages, unfinished
+from harness.build import image, kconfig, make, messages, unfinished
 from harness.build.make import UNFINISHED, BuildError, Made
 from harness.build.messages import Message
 from harness.build.worktree import OUTPUT, remove
@@ -88,10 +88,25 @@ def compile_kernel(
         _remember(output, error.made)
         raise
     _remember(output, made)
+    require_packed(tree)
     if fresh:
         (tree.parent / STEPS).write_text(str(made.steps))
     step.done(f"{made.steps:,} steps, {made.cpu / 60:.1f} CPU-min")
     return outputs(tree)
+
+
+def require_packed(tree: Path) -> None:
+    """Raise HarnessError, and remove the build folder, when its bzImage was not packed from its vmlinux.
+
+    What boots is the image; what is shown and judged by are the vmlinux's symbols.
+    """
+    made = outputs(tree)
+    if not image.carries(image.read_image(made.bzimage), made.vmlinux.read_bytes()):
+        remove(tree / OUTPUT)
+        raise HarnessError(
+            "make left a bzImage that was not packed from the vmlinux beside it",
+            advice="build it again: the build folder was removed, so all is made anew",
+        )
 
 
 def outputs(tree: Path) -> Kernel:

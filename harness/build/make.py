@@ -32,6 +32,13 @@ CGROUPS = Path("/sys/fs/cgroup")
 ESTIMATE_AFTER = 10.0
 """Seconds of a build from which its remaining time can be estimated."""
 
+CC = "$(if $(filter %.S %/configs.c %/kheaders.c,$<),gcc,ccache gcc)"
+"""The compiler, as make expands it in each recipe: no ccache for what may take in a file by .incbin.
+
+piggy.S takes in the packed kernel. From ccache it came with that of an earlier build, whenever the
+two were of one size.
+"""
+
 _FIXED = {
     "LC_ALL": "C.UTF-8",
     "KBUILD_BUILD_TIMESTAMP": "2025-01-01 00:00:00 UTC",
@@ -62,6 +69,7 @@ def environment() -> dict[str, str]:
     kept = {key: os.environ[key] for key in _KEPT if key in os.environ}
     ccache = {"CCACHE_DIR": str(paths.cache() / "ccache"), "CCACHE_MAXSIZE": "5G"}
     # Without a run of the preprocessor before every compilation, a third of a cold build's time.
+    # ccache then does not see what a file takes in by .incbin: see CC.
     ccache["CCACHE_DEPEND"] = "1"
     return {**kept, **_FIXED, **ccache}
 
@@ -70,7 +78,7 @@ def command(tree: Path) -> list[str]:
     """Return the make command for a tree, up to the targets."""
     words = ["make", "-C", str(tree), f"O={OUTPUT}", "--no-print-directory"]
     if shutil.which("ccache"):
-        words += ["CC=ccache gcc", "HOSTCC=ccache gcc"]
+        words += [f"CC={CC}", "HOSTCC=ccache gcc"]
     return words
 
 

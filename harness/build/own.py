@@ -7,14 +7,9 @@ what needs them is absent.
 
 from __future__ import annotations
 
-import bz2
 import gzip
-import lzma
-import struct
-import subprocess
 import time
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,9 +18,10 @@ from filelock import FileLock
 from harness import paths
 from harness.build import ELF_DIALECTS, Build, initramfs, kernel, messages, payload, store
 from harness.build.guest import guest_inputs
+from harness.build.image import Image, carries, read_image, unpacked
 from harness.build.inputs import digest_of_bytes
 from harness.definition import DIALECTS, Definition, load_definition
-from harness.errors import HarnessError, UsageError
+from harness.errors import UsageError
 from harness.progress import Progress
 
 MARKS = (
@@ -36,72 +32,6 @@ MARKS = (
 )
 WITH_MODULES = {"faults", "messages", "ssh"}
 """Capabilities that an image does not have here: they take a guest module, or a definition's archive."""
-
-LARGEST = 1 << 30
-"""Bytes that a kernel may unpack to."""
-
-_PROGRAMS = {b"\x28\xb5\x2f\xfd": ["zstd", "-dcq"], b"\x02\x21\x4c\x18": ["lz4", "-dcq"]}
-
-
-@dataclass(frozen=True)
-class Image:
-    """A bzImage: its content, its release (``7.3.4``), and the kernel in it, still packed."""
-
-    content: bytes
-    release: str
-    packed: bytes
-
-
-def read_image(file: Path) -> Image:
-    """Read a bzImage by its header. Raises UsageError when it is none."""
-
-    def refused(why: str) -> UsageError:
-        return UsageError(f"{file} is no bzImage for x86: {why}", advice="give arch/x86/boot/bzImage")
-
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error}", advice="correct the path") from None
-    if content[0x202:0x206] != b"HdrS":
-        raise refused(
-            "it is an ELF file, a vmlinux?" if content[:4] == b"\x7fELF" else "it has no HdrS at 0x202"
-        )
-    try:
-        (version,) = struct.unpack_from("<H", content, 0x20E)
-        text = content[0x200 + version :].partition(b"\0")[0][:200].decode(errors="replace")
-        offset, length = struct.unpack_from("<II", content, 0x248)
-    except struct.error:
-        raise refused("it is cut off in its header") from None
-    start = ((content[0x1F1] or 4) + 1) * 512 + offset
-    if not text or not length or start + length > len(content):
-        raise refused("it is cut off, or older than Linux 2.6.26")
-    return Image(content, text.split(" ")[0], content[start : start + length])
-
-
-def unpacked(packed: bytes) -> bytes:
-    """Return the ELF kernel that a bzImage holds. Raises HarnessError when it cannot be unpacked."""
-    try:
-        if packed[:2] == b"\x1f\x8b":
-            found = zlib.decompressobj(31).decompress(packed, LARGEST)
-        elif packed[:6] == b"\xfd7zXZ\0":
-            found = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, LARGEST)
-        elif packed[:3] == b"\x5d\0\0":
-            found = lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(packed, LARGEST)
-        elif packed[:3] == b"BZh":
-            found = bz2.BZ2Decompressor().decompress(packed, LARGEST)
-        elif packed[:4] in _PROGRAMS:
-            # What follows the stream is its length, which these programs complain of.
-            result = subprocess.run(_PROGRAMS[packed[:4]], input=packed, capture_output=True, check=False)
-            found = result.stdout
-        else:
-            found = packed
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise HarnessError(f"cannot unpack the kernel: {error}", advice="give it with --vmlinux") from None
-    if found[:4] != b"\x7fELF":
-        raise HarnessError(
-            "the image holds no ELF kernel that can be unpacked", advice="give it with --vmlinux"
-        )
-    return found
 
 
 def dialect_of(kernel_image: bytes) -> str:
@@ -138,6 +68,11 @@ def own_build(bzimage: Path, vmlinux: Path | None, dialect: str | None, progress
         raise UsageError(f"cannot read {vmlinux}: {error}", advice="correct the path") from None
     if elf[:4] != b"\x7fELF":
         raise UsageError(f"{vmlinux} is no ELF file", advice="give the vmlinux of the same build")
+    if vmlinux is not None and not carries(image, elf):
+        raise UsageError(
+            f"{bzimage} was not packed from {vmlinux}: their code or data differs",
+            advice="give the vmlinux of the same build",
+        )
     definition = _definition(dialect or dialect_of(elf))
     busybox = initramfs.busybox(progress)
     inputs = {

@@ -6,9 +6,8 @@ Memory and slab objects wander a little whatever happens, so leaks are looked fo
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.multikernel.interface import MOUNT
@@ -68,25 +67,45 @@ class Leak:
 
     rounds: int
     per_round: dict[str, int]
+    found: list[str]
 
     def __str__(self) -> str:
         told = ", ".join(f"{name} {amount:+.1f}" for name, amount in self.per_round.items())
         return f"KiB in the best of {self.rounds} rounds: {told}"
 
 
-def leak(host: Kernel, action: Callable[[], object], *, warm_up: int, rounds: int) -> Leak:
+def leak(
+    host: Kernel,
+    action: Callable[[], object],
+    *,
+    allowed: Mapping[str, float],
+    warm_up: int,
+    rounds: int = 1,
+    most: int = 10,
+) -> Leak:
     """Repeat an action, and return by how much the kernel's memory changed each time at least.
 
-    The first ``warm_up`` times do not count: caches and pools fill.
+    ``allowed`` says by counter how many KiB a round may cost: ``found`` names those that cost more in
+    every round. There are at least ``rounds``, and up to ``most`` until each counter had a round
+    within its limit. The first ``warm_up`` times do not count: caches and pools fill.
     """
     for _ in range(warm_up):
         action()
-    found = [take(host).memory]
-    for _ in range(rounds):
+    before = take(host).memory
+    best: dict[str, int] = {}
+    found: list[str] = []
+    done = 0
+    while done < rounds or (found and done < most):
         action()
-        found.append(take(host).memory)
-    changes = {
-        key: [after[key] - before[key] for before, after in itertools.pairwise(found)] for key in found[0]
-    }
-    best = {key: (max if key in FREE else min)(values) for key, values in changes.items()}
-    return Leak(rounds, best)
+        done += 1
+        after = take(host).memory
+        for key, value in after.items():
+            change = value - before[key]
+            best[key] = (max if key in FREE else min)(best.get(key, change), change)
+        before = after
+        found = [
+            f"{key}: {best[key]:+} KiB in the best of {done} rounds, {limit:.0f} are allowed"
+            for key, limit in allowed.items()
+            if (-best[key] if key in FREE else best[key]) >= limit
+        ]
+    return Leak(done, best, found)

@@ -6,8 +6,10 @@ A small Makefile stands for the kernel's; the kernel itself is built by the test
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from images import bzimage, program
 from rich.console import Console
 
 from harness.build import kernel, make
@@ -166,3 +169,38 @@ def test_guest_modules_are_compiled_again_when_they_changed_or_a_kill_may_have_c
     (tree.parent / "modules" / kernel.UNFINISHED).touch()
     assert compiled() == ["a", "b"]
     assert sorted(path.name for path in sources[0].iterdir()) == ["Kbuild", "a.c"]
+
+
+TAKES_IN = """
+big.o: big.S
+	$(CC) -Wp,-MMD,big.d -c -o $@ $<
+"""
+
+
+@pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not installed")
+def test_a_file_taken_in_is_never_an_earlier_one(tree, step, tmp_path):
+    """As piggy.S takes in the packed kernel: of the same size, and the source unchanged."""
+    (tree / "Makefile").write_text(TAKES_IN)
+    (tree / "big.S").write_text('.incbin "packed"\n')
+    made = []
+    for content in (b"kernel one", b"kernel two"):
+        (tree / "packed").write_bytes(content)
+        (tree / "big.o").unlink(missing_ok=True)
+        make.run(tree, ["big.o"], tmp_path / "log", step)
+        made.append((tree / "big.o").read_bytes())
+    assert b"kernel one" in made[0]
+    assert b"kernel two" in made[1]
+
+
+def test_image_of_another_kernel_is_refused_and_not_built_upon(tree, tmp_path):
+    output = tree / OUTPUT
+    for name, content in (
+        ("vmlinux", program(tmp_path, "two")),
+        ("arch/x86/boot/bzImage", bzimage(gzip.compress(program(tmp_path, "one")))),
+        ("include/config/kernel.release", b"7.3.4"),
+    ):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(content)
+    with pytest.raises(HarnessError, match="not packed from the vmlinux"):
+        kernel.require_packed(tree)
+    assert not output.exists()

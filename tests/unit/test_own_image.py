@@ -8,18 +8,16 @@ import gzip
 import io
 import lzma
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from images import bzimage, program
 from rich.console import Console
 
-from harness.build import own, store
+from harness.build import image, own, store
 from harness.errors import HarnessError, UsageError
 from harness.progress import Progress
-
-GCC = shutil.which("gcc") or "gcc"
 
 
 @pytest.fixture(autouse=True)
@@ -38,22 +36,7 @@ def progress() -> Progress:
 @pytest.fixture(scope="module")
 def elf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A program that says what the reference series says."""
-    folder = tmp_path_factory.mktemp("elf")
-    mark = own.MARKS[0][1].decode()
-    (folder / "x.c").write_text(f'const char text[] = "{mark}"; int main(void) {{ return text[1]; }}\n')
-    subprocess.run([GCC, "-o", folder / "vmlinux", folder / "x.c"], check=True)
-    return (folder / "vmlinux").read_bytes()
-
-
-def bzimage(packed: bytes, version: bytes = b"7.3.4-mine (a@b) #1\0") -> bytes:
-    """Write an image as Documentation/arch/x86/boot.rst says, with one sector of setup."""
-    image = bytearray(1024)
-    image[0x1F1] = 1
-    image[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", image, 0x20E, 0x100)
-    struct.pack_into("<II", image, 0x248, 16, len(packed))
-    image[0x300 : 0x300 + len(version)] = version
-    return bytes(image) + bytes(16) + packed + b"behind"
+    return program(tmp_path_factory.mktemp("elf"), own.MARKS[0][1].decode())
 
 
 SIZE = b"\1\2\3\4"
@@ -70,17 +53,17 @@ PACKERS = {
 @pytest.mark.parametrize("how", PACKERS)
 def test_kernel_is_found_in_the_image(tmp_path, elf, how):
     (tmp_path / "bzImage").write_bytes(bzimage(PACKERS[how](elf)))
-    image = own.read_image(tmp_path / "bzImage")
-    assert image.release == "7.3.4-mine"
-    assert own.unpacked(image.packed)[: len(elf)] == elf
+    found = image.read_image(tmp_path / "bzImage")
+    assert found.release == "7.3.4-mine"
+    assert image.unpacked(found.packed)[: len(elf)] == elf
 
 
-@pytest.mark.parametrize("program", [["zstd", "-qc"], ["lz4", "-lqc"]])
-def test_kernel_packed_by_programs(program, elf):
-    if shutil.which(program[0]) is None:
-        pytest.skip(f"{program[0]} is not installed")
-    packed = subprocess.run(program, input=elf, capture_output=True, check=True).stdout
-    assert own.unpacked(packed + SIZE) == elf
+@pytest.mark.parametrize("packer", [["zstd", "-qc"], ["lz4", "-lqc"]])
+def test_kernel_packed_by_programs(packer, elf):
+    if shutil.which(packer[0]) is None:
+        pytest.skip(f"{packer[0]} is not installed")
+    packed = subprocess.run(packer, input=elf, capture_output=True, check=True).stdout
+    assert image.unpacked(packed + SIZE) == elf
 
 
 def test_image_is_ready_to_boot_and_is_reused(tmp_path, elf, progress):
@@ -98,6 +81,17 @@ def test_image_is_ready_to_boot_and_is_reused(tmp_path, elf, progress):
     again = own.own_build(tmp_path / "bzImage", None, None, progress)
     assert (again.reused, again.folder) == (True, built.folder)
     assert again.folder in store.entries()
+
+
+def test_vmlinux_of_another_build_is_refused(tmp_path, elf, progress):
+    (tmp_path / "bzImage").write_bytes(bzimage(gzip.compress(elf)))
+    (tmp_path / "vmlinux").write_bytes(elf)
+    assert (
+        own.own_build(tmp_path / "bzImage", tmp_path / "vmlinux", None, progress).vmlinux.read_bytes() == elf
+    )
+    (tmp_path / "vmlinux").write_bytes(elf.replace(b"memory pool", b"memory loop"))
+    with pytest.raises(UsageError, match="was not packed from"):
+        own.own_build(tmp_path / "bzImage", tmp_path / "vmlinux", None, progress)
 
 
 def test_elf_that_a_dialect_loads_is_in_the_hosts_archive(tmp_path, elf, progress):
@@ -144,7 +138,7 @@ def test_what_is_no_image_is_refused(tmp_path, progress, cache, content, why):
 )
 def test_kernel_that_cannot_be_unpacked_is_asked_for(packed):
     with pytest.raises(HarnessError) as caught:
-        own.unpacked(packed)
+        image.unpacked(packed)
     assert "--vmlinux" in caught.value.advice
 
 

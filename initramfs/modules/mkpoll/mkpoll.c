@@ -52,7 +52,8 @@ static int poll_thread(void *unused)
 
 	while (!kthread_should_stop()) {
 		us = poll_lines() ? BUSY_US : min(2 * us, IDLE_US);
-		usleep_range(us, 2 * us);
+		/* Idle, not blocked: else load and lists of blocked tasks would count it. */
+		usleep_range_state(us, 2 * us, TASK_IDLE);
 	}
 	return 0;
 }
