@@ -7,10 +7,12 @@ It is the kernel under test, or the one that $MKHARNESS_VM_KERNEL and $MKHARNESS
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tmux import Tmux
 
 from harness.definition import SerialLine
 from harness.vm.accel import Accel, choose
@@ -55,3 +57,15 @@ def machine(spec: MachineSpec, accel: Accel) -> Iterator[Machine]:
     with Machine(spec, accel) as running:
         running.channel("guest").wait_ready()
         yield running
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Tmux]:
+    """A terminal of the test's own, with a shell."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    terminal = Tmux(tmp_path)
+    try:
+        yield terminal
+    finally:
+        terminal.run("kill-server")

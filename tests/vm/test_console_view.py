@@ -3,144 +3,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tmux import MKH, Tmux, assert_gone, assert_sane, child_of, console_words, opened, pids
 
 from harness.build import Build
-
-MKH = Path(sys.executable).parent / "mkh"
-PREFIX = "C-]"
-PATIENCE = 90.0
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-SHELL = "env -i bash --norc --noediting"
-"""It leaves the terminal's settings alone: readline changes them at each prompt, a moment later."""
-
-
-class Tmux:
-    """A terminal of its own, with a shell whose prompt is ``ok>``."""
-
-    def __init__(self, folder: Path) -> None:
-        self._socket = str(folder / "tmux")
-        self.run("-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "36", SHELL)
-        for name, value in {**os.environ, "PS1": "ok> ", "TERM": "screen"}.items():
-            if name in {"PATH", "HOME", "PS1", "TERM", "LANG", "LC_ALL", "MKHARNESS_CACHE"}:
-                self.type(f"export {name}={shlex.quote(value)}")
-        self.type("clear")
-
-    def run(self, *words: str) -> str:
-        command = ["tmux", "-S", self._socket, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    def keys(self, *names: str) -> None:
-        self.run("send-keys", *names)
-
-    def type(self, line: str) -> None:
-        self.run("send-keys", "-l", line)
-        self.keys("Enter")
-
-    def command(self, key: str) -> None:
-        """Type the prefix and a key."""
-        self.keys(PREFIX)
-        self.keys(key)
-
-    def screen(self) -> str:
-        return self.run("capture-pane", "-p")
-
-    def wait(self, wanted: str | Callable[[str], object]) -> str:
-        """Wait until the screen matches a regular expression, or a condition holds of it."""
-        limit = time.monotonic() + PATIENCE
-        while True:
-            screen = self.screen()
-            if re.search(wanted, screen, re.MULTILINE) if isinstance(wanted, str) else wanted(screen):
-                return screen
-            assert time.monotonic() < limit, f"{wanted} did not come:\n{screen}"
-            time.sleep(0.1)
-
-    def settings(self) -> str:
-        """Return the terminal's settings, as stty has them."""
-        tty = self.run("display-message", "-p", "#{pane_tty}").strip()
-        return subprocess.run(
-            ["stty", "-F", tty, "-a"], capture_output=True, text=True, check=True
-        ).stdout.partition("\n")[2]
-
-    @property
-    def other_screen(self) -> bool:
-        return self.run("display-message", "-p", "#{alternate_on}").strip() == "1"
-
-    @property
-    def cursor_shown(self) -> bool:
-        return self.run("display-message", "-p", "#{cursor_flag}").strip() == "1"
-
-
-@pytest.fixture
-def tmux(tmp_path: Path) -> Iterator[Tmux]:
-    terminal = Tmux(tmp_path)
-    try:
-        yield terminal
-    finally:
-        terminal.run("kill-server")
 
 
 @pytest.fixture
 def console(tmux: Tmux, build: Build, request: pytest.FixtureRequest) -> Tmux:
     """A terminal with `mkh console` of the kernel under test, at its prompts."""
-    words = ["--kernel", build.definition.name, "--accel", request.config.getoption("--accel")]
-    if series := request.config.getoption("--series"):
-        words += ["--series", series]
-    tmux.wait("^ok>")
-    tmux.before = tmux.settings()  # type: ignore[attr-defined]
-    tmux.type(shlex.join([str(MKH), "console", *words]) + "; echo status $?")
-    tmux.wait("^host# *$")
-    tmux.wait("^alpha# *$")
-    return tmux
-
-
-def pids(console: Tmux) -> tuple[int, int]:
-    """Return the process ids of mkh and of its QEMU."""
-    mkh = child_of(int(console.run("display-message", "-p", "#{pane_pid}")))
-    qemu = subprocess.run(["pgrep", "-P", str(mkh), "qemu"], capture_output=True, text=True, check=True)
-    return mkh, int(qemu.stdout)
-
-
-def child_of(parent: int) -> int:
-    return int(
-        subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=True).stdout
-    )
-
-
-def assert_sane(tmux: Tmux) -> None:
-    """The terminal is as it was: its settings, its screen, its cursor, and what is typed is echoed."""
-    tmux.wait("^ok> *$")
-    assert tmux.settings() == tmux.before  # type: ignore[attr-defined]
-    assert not tmux.other_screen
-    assert tmux.cursor_shown
-    tmux.keys("-l", "echo e''cho")
-    tmux.wait(r"^ok> echo e''cho$")
-    tmux.keys("Enter")
-    tmux.wait("^echo$")
-
-
-def assert_gone(pid: int) -> None:
-    limit = time.monotonic() + 10
-    while True:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-            if state != "Z":
-                assert time.monotonic() < limit, f"process {pid} is still there"
-                time.sleep(0.1)
-                continue
-        return
+    return opened(tmux, console_words(build, request.config))
 
 
 def test_a_person_looks_at_two_kernels(console: Tmux) -> None:
@@ -226,8 +105,7 @@ def test_whoever_started_it_finds_the_terminal_sane(tmux: Tmux, build: Build) ->
     tmux.type(f"sh -c '{MKH} console --kernel {build.definition.name}; cat'")
     tmux.wait("^host# *$")
     assert "-icanon" in tmux.settings()
-    shell = child_of(int(tmux.run("display-message", "-p", "#{pane_pid}")))
-    os.kill(child_of(shell), signal.SIGKILL)
+    os.kill(child_of(child_of(tmux.shell)), signal.SIGKILL)
     tmux.wait(lambda _: not tmux.other_screen and tmux.cursor_shown)
     tmux.wait(lambda _: {"icanon", "echo", "opost", "icrnl", "isig"} <= set(tmux.settings().split()))
     tmux.type("echo")
