@@ -20,7 +20,7 @@ from harness import faults, paths
 from harness.definition import Definition
 from harness.errors import HarnessError
 from harness.forks import CODE, Forks
-from harness.lab import Lab
+from harness.lab import Lab, attempted
 from harness.multikernel import calls, messaging, segments
 from harness.multikernel.interface import MOUNT, Interface, Numbers, mount
 from harness.multikernel.kimage import parse_kimage
@@ -334,7 +334,8 @@ def _try_all(forks: Forks, progress: Progress) -> dict[str, Found]:
         for capability in CAPABILITIES.values():
             step.update(capability.name)
             try:
-                found[capability.name] = Found(True, capability.attempt(forks, progress))
+                with attempted():
+                    found[capability.name] = Found(True, capability.attempt(forks, progress))
             except HarnessError as error:
                 found[capability.name] = Found(False, error.what)
         present = [name for name, result in found.items() if result.present]
