@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import pytest
 from rich.markup import escape
 
-from harness import claims, paths, plugin
+from harness import claims, paths
 from harness.build import Build
 from harness.definition import Topology
 from harness.lab import Lab
+from harness.plugin.stash import READY_LAB
 from harness.progress import Progress
 from harness.report import suite
 from harness.report.columns import Columns
@@ -100,7 +101,7 @@ class _ReadyLab:
         self.lab = lab
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        config.stash[plugin.READY_LAB] = self.lab
+        config.stash[READY_LAB] = self.lab
 
 
 def _claims(expects: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from harness import progress
+from harness.plugin.stash import LAB
 from harness.report.columns import printable
 from harness.vm.machine import Machine
 
@@ -78,8 +79,6 @@ class Teller:
 
 
 def _kernels(item: pytest.Item | None) -> dict[str, str]:
-    from harness.plugin import LAB
-
     lab = item.stash.get(LAB, None) if item else None
     return last_lines(lab.machine) if lab else {}
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness import plugin
 from harness.errors import HarnessError
 from harness.lab import Lab
+from harness.plugin.stash import LAB
 from harness.vm.state import State
 
 NAME = "mkharness-pause"
@@ -55,7 +55,7 @@ class Pausing:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Pause when a test, or what it needs, has failed: its machine is there until it is torn down."""
         report = yield
-        lab = item.stash.get(plugin.LAB, None)
+        lab = item.stash.get(LAB, None)
         if report.failed and call.when != "teardown" and lab is not None:
             sections = (
                 f"{title}:\n{text}"

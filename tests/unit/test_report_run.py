@@ -17,7 +17,8 @@ TEXT = r"""
 import socket
 import pytest
 from types import SimpleNamespace
-from harness.plugin import LAB, claim
+from harness.plugin import claim
+from harness.plugin.stash import LAB
 from harness.vm.console import Console
 from harness.vm.pump import Pump
 
