@@ -56,7 +56,8 @@ def run(
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) + 1
-    where = [word for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
+    # Wherever the command is given, they are this checkout's.
+    where = [str(paths.CHECKOUT / word) for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
     others = [word for word, is_test in _words(options) if not is_test]
     began = time.time()
     reporting = ["--report", str(report)] if report is not None else []
