@@ -16,7 +16,11 @@ LIMIT = 1.0
 """Seconds that a kernel has for its list, before scaling by the accelerator."""
 QUIET = 0.3
 LINES = 60
-_NOTHING = re.compile(r"^(?:sysrq: |Showing all locks|=+$|\s*$|locks held|\S* ?sysrq)")
+_NOTHING = re.compile(r"^(?:sysrq: |Showing all locks|=+$|\s*$|\S* ?sysrq)")
+_HOLDER = re.compile(r"^(?:\d+ )?locks? held by ")
+_LOCK = re.compile(r"^ *#\d+: ")
+_ASKING = "__handle_sysrq"
+"""The function that takes a lock of the task that asks for the list."""
 
 
 def blocked(lab: Lab, known: Sequence[Life]) -> str:
@@ -44,10 +48,22 @@ def blocked(lab: Lab, known: Sequence[Life]) -> str:
                 end = console.mark
                 time.sleep(QUIET)
         text = console.transcript[mark:].decode("utf-8", "replace")
-        lines = [read_line(0, line.encode()).body for line in text.splitlines()]
-        shown = [line for line in lines if not _NOTHING.match(line)]
+        shown = telling([read_line(0, line.encode()).body for line in text.splitlines()])
         if shown:
             told.append("\n".join([f"{life.kernel}:", *shown[:LINES]]))
         else:
             none.append(life.kernel)
     return "\n".join([*told, *([f"none in {' and '.join(none)}"] if none else [])])
+
+
+def telling(lines: Sequence[str]) -> list[str]:
+    """Return the lines that name blocked tasks and held locks, without those of the task that asked."""
+    kept: list[list[str]] = []
+    for line in lines:
+        if _NOTHING.match(line):
+            continue
+        if _LOCK.match(line) and kept and _HOLDER.match(kept[-1][0]):
+            kept[-1].append(line)
+        else:
+            kept.append([line])
+    return [line for group in kept if _ASKING not in "".join(group) for line in group]
