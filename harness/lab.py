@@ -158,8 +158,8 @@ class Lab:
             self.accel = self.machine.accel
             if self.machine.fell_back:
                 step.update(self.machine.fell_back)
-            self.host = self._kernel("host")
-            self._wait_for_user_space(self.host)
+            self.host = self.kernel("host")
+            self.await_user_space(self.host)
             self.host.start_heartbeat()
             self._release_canaries(self.host, HOST_CANARIES)
             step.done(
@@ -171,12 +171,12 @@ class Lab:
     def _resume(self, stage: Stage) -> None:
         with ExitStack() as undo:
             undo.enter_context(self.machine)
-            self.host = self._kernel("host")
+            self.host = self.kernel("host")
             frozen = msgspec.json.decode(stage.meta.payload, type=Frozen)
             self.canaries = {name: np.array(pages, np.int64) for name, pages in frozen.canaries.items()}
             self.machine.steps.before(frozen.steps)
             for known in frozen.spawned:
-                kernel = self._kernel(known.instance.name)
+                kernel = self.kernel(known.instance.name)
                 self.granted.append(known.instance)
                 self._pairs[kernel.name] = self._pair(kernel, known)
             kernels = [self.host, *(pair.spawned for pair in self._pairs.values())]
@@ -260,7 +260,7 @@ class Lab:
         serial = serialport.located(self.topology.serial, self.machine.qmp)
         topology = msgspec.structs.replace(self.topology, serial=serial)
         arguments = self.dialect.spawned_arguments(topology, granted)
-        kernel = self._kernel(granted.name)
+        kernel = self.kernel(granted.name)
         cpus = ", ".join(map(str, granted.cpus))
         with self.progress.step(f"granting {granted.name} CPU {cpus} and {granted.memory >> 20} MiB"):
             instance = self.dialect.grant(host, self.topology, granted)
@@ -270,7 +270,7 @@ class Lab:
             self.dialect.start(host, instance)
             kernel.console.expect(r"Linux version", timeout=BOOT_TIMEOUT)
             step.update("its kernel prints")
-            self._wait_for_user_space(kernel)
+            self.await_user_space(kernel)
             self._require_host(granted.name)
             self._release_canaries(kernel, SPAWNED_CANARIES)
             step.done("it reached user space")
@@ -279,7 +279,8 @@ class Lab:
     def _pair(self, kernel: Kernel, known: Spawned) -> Pair:
         return Pair(self, self.host, kernel, known.instance, known.arguments, known.before_spawn)
 
-    def _kernel(self, name: str) -> Kernel:
+    def kernel(self, name: str) -> Kernel:
+        """Return the kernel on the console ``name``, whether it is up or not."""
         return Kernel(name, self.machine.console(name), self.machine.channel(name), self.accel.factor)
 
     def _require_host(self, name: str) -> None:
@@ -293,7 +294,8 @@ class Lab:
                 advice=f"{name} may have reprogrammed interrupt controllers or reset CPUs: is it fenced?",
             ) from None
 
-    def _wait_for_user_space(self, kernel: Kernel) -> None:
+    def await_user_space(self, kernel: Kernel) -> None:
+        """Wait until a kernel that was started has its user space and takes commands. Raises HarnessError."""
         kernel.console.expect(printed(f"mkh: user space is up on {kernel.name}"), timeout=BOOT_TIMEOUT)
         kernel.channel.wait_ready(timeout=BOOT_TIMEOUT)
 

@@ -8,6 +8,7 @@ or step by step, where something is to happen while there is no host: ``load``, 
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -81,8 +82,24 @@ def replace_spawned(pair: Pair, mk: Interface, image: Image | None = None) -> Mo
     lab.dialect.start(lab.host, pair.instance)
     spawned.console.expect(BEGINS, timeout=BOOT_TIMEOUT)
     begins = time.monotonic()
-    spawned.console.expect(printed(f"mkh: user space is up on {spawned.name}"), timeout=BOOT_TIMEOUT)
-    spawned.channel.wait_ready(timeout=BOOT_TIMEOUT)
+    lab.await_user_space(spawned)
     spawned.start_heartbeat()
     lab.replaced(spawned.name)
     return Moments(left, begins, time.monotonic())
+
+
+def boot_again(pair: Pair) -> None:
+    """Load and start a spawned Linux that ended once more, and wait until it answers. Raises HarnessError."""
+    lab, console = pair.lab, pair.spawned.console
+    console.renew()
+    began = console.mark
+    lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
+    lab.dialect.start(pair.host, pair.instance)
+    up = re.compile(printed(f"user space is up on {pair.spawned.name}"))
+    limit = time.monotonic() + BOOT_TIMEOUT * lab.accel.factor
+    # Not sooner: what is sent to a line that nobody reads yet may be lost, and the agent with it.
+    while not up.search(console.transcript[began:].decode(errors="replace")):
+        if time.monotonic() > limit:
+            raise HarnessError(f"{pair.spawned.name} does not come up again", details=console.tail())
+        time.sleep(0.05)
+    pair.spawned.channel.wait_ready(timeout=BOOT_TIMEOUT)

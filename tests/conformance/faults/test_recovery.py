@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 
@@ -17,9 +16,9 @@ from harness.multikernel.interface import Interface
 from harness.multikernel.payload import Payload, grant_payload, spawn_payload
 from harness.oracle.partition import pages_in
 from harness.plugin import Seen, claim
+from harness.replacement import boot_again
 from harness.scene import Scene, wait_for_state
 from harness.service import gaps
-from harness.vm.console import printed
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import regions_of
 
@@ -30,8 +29,6 @@ WAYS = {"crash": "failed", "spin": "active", "hang": "active", "stop": "ready"}
 """How the payload dies, and what its instance is then."""
 HALT = 30.0
 """Seconds that a host waits for a kernel to stop. Source: kernels/reference/README.md."""
-BOOT = 40.0
-"""Seconds that a Linux has to boot, before scaling."""
 SOURCE = "kernels/reference/README.md: states; issues 20 and 35 of the multikernel tree"
 
 
@@ -86,22 +83,6 @@ def test_ten_deaths_of_linux(pair: Pair, live: Interface, seen: Seen) -> None:
     seen(f"{DEATHS_OF_LINUX} deaths, {took:.1f} s each with the boot")
     assert listed[-1].lost_since(listed[0]) == []
     assert pair.spawned.run("echo alive") == "alive"
-
-
-def boot_again(pair: Pair) -> None:
-    """Load and start the Linux once more, and wait until it answers."""
-    lab, console = pair.lab, pair.spawned.console
-    console.renew()
-    began = console.mark
-    lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
-    lab.dialect.start(pair.host, pair.instance)
-    up = re.compile(printed(f"user space is up on {pair.spawned.name}"))
-    limit = time.monotonic() + BOOT * lab.accel.factor
-    # Not sooner: what is sent to a line that nobody reads yet may be lost, and the agent with it.
-    while not up.search(console.transcript[began:].decode(errors="replace")):
-        assert time.monotonic() < limit, f"it does not come up again:\n{console.tail()}"
-        time.sleep(0.05)
-    pair.spawned.channel.wait_ready(timeout=BOOT)
 
 
 @claim(

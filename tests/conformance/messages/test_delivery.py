@@ -8,12 +8,11 @@ import time
 import pytest
 
 from harness.errors import HarnessError
-from harness.lab import BOOT_TIMEOUT, Lab, Pair
+from harness.lab import Lab, Pair
 from harness.multikernel import messaging
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.payload import Payload
 from harness.plugin import Seen, claim
-from harness.vm.console import printed
 
 pytestmark = pytest.mark.needs("spawn", "messages")
 
@@ -161,10 +160,8 @@ def test_early_message(lab: Lab, seen: Seen) -> None:
         seen(f"refused: {str(error).splitlines()[-1].rpartition(': ')[2]}")
         return
     dialect.start(lab.host, instance)
-    console = lab.machine.console(granted.name)
-    console.expect(printed(f"user space is up on {granted.name}"), timeout=BOOT_TIMEOUT)
-    spawned = Kernel(granted.name, console, lab.machine.channel(granted.name), lab.accel.factor)
-    spawned.channel.wait_ready(timeout=BOOT_TIMEOUT)
+    spawned = lab.kernel(granted.name)
+    lab.await_user_space(spawned)
     seen("accepted")
     messaging.wait_for(spawned, b"good morning", timeout=PATIENCE)
 

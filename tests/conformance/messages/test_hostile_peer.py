@@ -37,7 +37,6 @@ from harness.multikernel.interface import Interface
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.payload import Payload
 from harness.plugin import Seen, claim
-from harness.vm.console import printed
 from harness.vm.ram import Ram, ram_of
 
 pytestmark = pytest.mark.needs("spawn", "messages", "halt", "force")
@@ -312,11 +311,9 @@ def test_other_version(lab: Lab, where: int, seen: Seen) -> None:
     arguments = " ".join(dialect.spawned_arguments(lab.topology, granted))
     dialect.load(lab.host, instance, dialect.linux, arguments)
     dialect.start(lab.host, instance)
-    console = lab.machine.console(granted.name)
-    console.expect("shared area at .* is not as expected", timeout=BOOT_TIMEOUT)
-    console.expect(printed(f"user space is up on {granted.name}"), timeout=BOOT_TIMEOUT)
-    spawned = Kernel(granted.name, console, lab.machine.channel(granted.name), lab.accel.factor)
-    spawned.channel.wait_ready(timeout=BOOT_TIMEOUT)
+    spawned = lab.kernel(granted.name)
+    spawned.console.expect("shared area at .* is not as expected", timeout=BOOT_TIMEOUT)
+    lab.await_user_space(spawned)
     with pytest.raises(HarnessError, match="No such device") as refused:
         messaging.send(spawned, 0, b"is this right?")
     seen(str(refused.value).splitlines()[-1])

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """How a spawned Linux comes to its end, and what the host has again afterwards."""
 
-import re
 import time
 
 import numpy as np
@@ -16,7 +15,7 @@ from harness.multikernel.interface import Interface
 from harness.multikernel.kernel import Kernel
 from harness.oracle.processors import processors
 from harness.plugin import Seen, claim
-from harness.vm.console import printed
+from harness.replacement import boot_again
 from harness.vm.ram import ram_of
 from harness.vm.ram_scan import digests, regions_of
 
@@ -113,19 +112,6 @@ def test_again_after_its_end(pair: Pair, live: Interface, seen: Seen, how: str) 
     boot_again(pair)
 
 
-def boot_again(pair: Pair) -> None:
-    """Load and start the spawned kernel's instance once more, and wait for its user space."""
-    lab, console = pair.lab, pair.spawned.console
-    began = console.mark
-    lab.dialect.load(pair.host, pair.instance, lab.dialect.linux, " ".join(pair.arguments))
-    lab.dialect.start(pair.host, pair.instance)
-    limit = time.monotonic() + 40 * lab.accel.factor
-    up = re.compile(printed(f"user space is up on {pair.spawned.name}"))
-    while not up.search(console.transcript[began:].decode(errors="replace")):
-        assert time.monotonic() < limit, f"it does not come up again:\n{console.tail()}"
-        time.sleep(0.05)
-
-
 @claim(
     "a Linux that is asked to stop has left its CPUs when the call returns (seen from outside)",
     source="multikernel tree: LINUX_REBOOT_CMD_MULTIKERNEL_HALT",
@@ -183,7 +169,6 @@ def test_ten_times(pair: Pair, live: Interface, seen: Seen) -> None:
     seen(f"ten times on vCPUs {', '.join(ids)}")
     assert ids == {str(pair.instance.apic_ids)}
     kernel = Kernel(pair.spawned.name, pair.spawned.console, pair.spawned.channel, pair.spawned.factor)
-    kernel.channel.wait_ready()
     assert kernel.run("echo alive") == "alive"
 
 
