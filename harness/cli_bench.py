@@ -11,11 +11,11 @@ from cyclopts import Parameter
 from harness.cli_options import (
     AccelName,
     BaseText,
+    Chosen,
     Kernel,
     Series,
     TopologyName,
     build_of,
-    chosen_words,
 )
 from harness.progress import Progress
 
@@ -61,7 +61,7 @@ def bench(
         built = build_of(kernel, series, base, progress)
         machine = load_topology(topology or built.definition.topology)
         forks = Forks(built, machine, choose(accel))
-        chosen = chosen_words(built, kernel, series=series, base=base, bzimage=None, vmlinux=None)
+        chosen = Chosen(kernel=kernel, series=series, base=base).words(built)
         figures = []
         if not messages:
             figures += measuring.run(forks, progress, rounds)

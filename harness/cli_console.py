@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from harness.cli_options import (
-    AccelName,
-    BaseText,
-    DialectName,
-    Image,
-    Kernel,
-    Series,
-    TopologyName,
-    Vmlinux,
-    build_of,
-)
+from harness.cli_options import CHOSEN, AccelName, Chosen, TopologyName
 from harness.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,12 +18,7 @@ if TYPE_CHECKING:
 
 def console(
     *,
-    kernel: Kernel = "reference",
-    series: Series = None,
-    base: BaseText = None,
-    bzimage: Image = None,
-    vmlinux: Vmlinux = None,
-    dialect: DialectName = None,
+    chosen: Chosen = CHOSEN,
     topology: TopologyName = None,
     accel: AccelName = "auto",
     spawned: Annotated[
@@ -67,12 +52,7 @@ def console(
         return _attached(attach, "end" if end else "go on" if go_on else None)
     terminal.require()
     progress = Progress()
-    if bzimage is not None:
-        from harness.build.own import own_build
-
-        built = own_build(bzimage, vmlinux, dialect, progress)
-    else:
-        built = build_of(kernel, series, base, progress)
+    built = chosen.build(progress)
     spawns = "spawn" in built.definition.expects
     count = (1 if spawns else 0) if spawned is None else spawned
     machine = _topology(topology or built.definition.topology, count, fixed=topology is not None)

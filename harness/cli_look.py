@@ -11,29 +11,13 @@ import msgspec
 from cyclopts import Parameter
 from rich.markup import escape
 
-from harness.cli_options import (
-    AccelName,
-    BaseText,
-    DialectName,
-    Image,
-    Kernel,
-    Series,
-    TopologyName,
-    Vmlinux,
-    build_of,
-    chosen_words,
-)
+from harness.cli_options import CHOSEN, AccelName, BaseText, Chosen, Kernel, Series, TopologyName, build_of
 from harness.progress import Progress
 
 
 def demo(
     *,
-    kernel: Kernel = "reference",
-    series: Series = None,
-    base: BaseText = None,
-    bzimage: Image = None,
-    vmlinux: Vmlinux = None,
-    dialect: DialectName = None,
+    chosen: Chosen = CHOSEN,
     topology: TopologyName = None,
     accel: AccelName = "auto",
 ) -> int:
@@ -52,17 +36,12 @@ def demo(
     from harness.vm.accel import choose
 
     progress = Progress()
-    chosen = choose(accel)
-    progress.console.print(f"acceleration: {escape(chosen.verdict)}")
-    if bzimage is not None:
-        from harness.build.own import own_build
-
-        built = own_build(bzimage, vmlinux, dialect, progress)
-    else:
-        built = build_of(kernel, series, base, progress)
+    by = choose(accel)
+    progress.console.print(f"acceleration: {escape(by.verdict)}")
+    built = chosen.build(progress)
     machine = load_topology(topology or built.definition.topology)
-    options = chosen_words(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
-    return 0 if demonstration.run(built, machine, chosen, options, progress) else 1
+    options = chosen.words(built)
+    return 0 if demonstration.run(built, machine, by, options, progress) else 1
 
 
 def memory_map(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -70,19 +71,36 @@ def build_of(
     )
 
 
-def chosen_words(
-    built: Build,
-    kernel: str,
-    *,
-    series: str | None,
-    base: str | None,
-    bzimage: Path | None,
-    vmlinux: Path | None,
-) -> list[str]:
-    """Return the options of pytest that choose the same kernel."""
-    if bzimage is None:
-        given = {"--kernel": kernel, "--series": series, "--base": base}
-    else:
-        given = {"--kernel": built.definition.name, "--bzimage": str(bzimage)}
-        given |= {"--vmlinux": str(vmlinux) if vmlinux else None, "--dialect": built.definition.dialect}
-    return [word for option, value in given.items() if value for word in (option, value)]
+@Parameter(name="*", help="Which kernel.")
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The kernel that a command is for: one that is built, or an image built elsewhere."""
+
+    kernel: Kernel = "reference"
+    series: Series = None
+    base: BaseText = None
+    bzimage: Image = None
+    vmlinux: Vmlinux = None
+    dialect: DialectName = None
+
+    def build(self, progress: Progress) -> Build:
+        """Build it, or find it in the store."""
+        if self.bzimage is None:
+            return build_of(self.kernel, self.series, self.base, progress)
+        from harness.build.own import own_build
+
+        return own_build(self.bzimage, self.vmlinux, self.dialect, progress)
+
+    def words(self, built: Build) -> list[str]:
+        """Return the options of pytest that choose the same kernel."""
+        if self.bzimage is None:
+            given = {"--kernel": self.kernel, "--series": self.series, "--base": self.base}
+        else:
+            given = {"--kernel": built.definition.name, "--bzimage": str(self.bzimage)}
+            vmlinux = str(self.vmlinux) if self.vmlinux else None
+            given |= {"--vmlinux": vmlinux, "--dialect": built.definition.dialect}
+        return [word for option, value in given.items() if value for word in (option, value)]
+
+
+CHOSEN = Chosen()
+"""What is chosen by no option."""

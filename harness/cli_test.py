@@ -10,18 +10,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from harness.cli_options import (
-    AccelName,
-    BaseText,
-    DialectName,
-    Image,
-    Kernel,
-    Series,
-    TopologyName,
-    Vmlinux,
-    build_of,
-    chosen_words,
-)
+from harness.cli_options import CHOSEN, AccelName, BaseText, Chosen, Kernel, Series, TopologyName, build_of
 from harness.progress import Progress
 
 
@@ -29,12 +18,7 @@ def judge(
     *arguments: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="Passed on to pytest: -k, -x, files.")
     ],
-    kernel: Kernel = "reference",
-    series: Series = None,
-    base: BaseText = None,
-    bzimage: Image = None,
-    vmlinux: Vmlinux = None,
-    dialect: DialectName = None,
+    chosen: Chosen = CHOSEN,
     topology: TopologyName = None,
     accel: AccelName = "auto",
     listing: Annotated[bool, Parameter("--list", negative="", help="List the claims; run nothing.")] = False,
@@ -105,7 +89,7 @@ def judge(
 
     progress = Progress()
     if listing:
-        found = testing.collect(kernel)
+        found = testing.collect(chosen.kernel)
         if json:
             print(msgspec.json.encode(found).decode())
             return 0
@@ -113,25 +97,20 @@ def judge(
         print(f"{len(found)} claims")
         return 0
     if coverage is not None:
-        _require_counters(kernel, bzimage)
+        _require_counters(chosen.kernel, chosen.bzimage)
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"--report {report} is no folder", advice="name another, or one to be made")
     if pause_on_fail:
         workers, arguments = _in_one_process(workers, progress), ("--pause-on-fail", *arguments)
     earlier = testing.recall(against) if against else None
-    if bzimage is not None:
-        from harness.build.own import own_build
-
-        built = own_build(bzimage, vmlinux, dialect, progress)
-    else:
-        built = build_of(kernel, series, base, progress)
+    built = chosen.build(progress)
     common = ["--accel", accel, *(["--topology", topology] if topology else []), *arguments]
     if against and earlier is None:
         other = build_of(against, None, None, progress)
         status, earlier = testing.run(other, ["--kernel", against, *common], progress, workers=workers)
         if interrupt.asked():
             return status
-    options = chosen_words(built, kernel, series=series, base=base, bzimage=bzimage, vmlinux=vmlinux)
+    options = chosen.words(built)
     options += ["--coverage", str(coverage.absolute())] if coverage is not None else []
     status, now = testing.run(
         built,
