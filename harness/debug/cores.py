@@ -34,11 +34,11 @@ _NHDR = struct.Struct("<III")
 _PT_LOAD, _PT_NOTE = 1, 4
 _GS_BASE = 32 + 4 + 76 + 22 * 8
 """Where in struct elf_prstatus the base of GS is: the 23rd register."""
-_OWN_MAPPINGS = (
-    (0xFFFF_C900_0000_0000, 0xFFFF_EB00_0000_0000),
-    (KERNEL_MAP + KERNEL_SIZE, 0xFFFF_FFFF_FF00_0000),
-)
-"""vmalloc's addresses and struct page's; modules'. Source: Documentation/arch/x86/x86_64/mm.rst."""
+_VMALLOC, _VMEMMAP, _VMEMMAP_SIZE = 0xFFFF_C900_0000_0000, 0xFFFF_EA00_0000_0000, 1 << 40
+"""vmalloc's addresses and, above them, struct page's, where the kernel did not choose others."""
+_MODULES = (KERNEL_MAP + KERNEL_SIZE, 0xFFFF_FFFF_FF00_0000)
+"""Modules, and what a kernel that chose its address (KASLR) has of itself there. Source of all of these:
+Documentation/arch/x86/x86_64/mm.rst."""
 _CPUS = 512
 """Entries of __per_cpu_offset that are looked at."""
 _NODENAME = 65
@@ -168,7 +168,7 @@ class Core:
         threads = []
         for vcpu, note in enumerate(self.vcpus):
             (gs,) = struct.unpack_from("<Q", note, _NHDR.size + 8 + _GS_BASE)
-            if gs >= DIRECT_MAP and gs in numbers:
+            if gs >> 63 and gs in numbers:
                 threads.append((numbers[gs], vcpu))
         return Found(name, vmlinux, info, offset, tuple(sorted(threads)))
 
@@ -184,7 +184,11 @@ class Core:
 
     def write_for(self, kernel: Found, path: Path) -> None:
         """Write a core file of this kernel's view to ``path``. Raises HarnessError."""
-        views = [*views_of(self.regions, kernel.info), *self._mapped(kernel)]
+        code = [
+            (virtual, part) for virtual, part in views_of(self.regions, kernel.info) if virtual >= KERNEL_MAP
+        ]
+        start = self._base(kernel, "page_offset_base", DIRECT_MAP)
+        views = [*code, *((start + part.start, part) for part in self.regions), *self._mapped(kernel)]
         notes = b"".join(self._thread(number, vcpu) for number, vcpu in kernel.threads)
         notes += _note(b"VMCOREINFO\0", 0, kernel.info.text)
         try:
@@ -212,13 +216,26 @@ class Core:
         if root is None or kernel.info.phys_base is None:
             return []
         physical = kernel.info.phys_base + root + kernel.offset - KERNEL_MAP
+        vmalloc, vmemmap = (
+            self._base(kernel, name, usual)
+            for name, usual in (("vmalloc_base", _VMALLOC), ("vmemmap_base", _VMEMMAP))
+        )
+        own = ((vmalloc, vmemmap + _VMEMMAP_SIZE), _MODULES)
         levels = 5 if b"NUMBER(pgtable_l5_enabled)=1\n" in kernel.info.text else 4
         mappings = walk(self, physical, levels).into(self.regions)
         return [
             (one.virtual, one.physical)
             for one in mappings
-            if any(start <= one.virtual < end for start, end in _OWN_MAPPINGS)
+            if any(start <= one.virtual < end for start, end in own)
         ]
+
+    def _base(self, kernel: Found, name: str, usual: int) -> int:
+        """Return where a kernel has a part of its address space: it says so where it may choose."""
+        variable = _symbols(kernel.vmlinux).address(name)
+        if variable is None or kernel.info.phys_base is None:
+            return usual
+        there = self.read(kernel.info.phys_base + variable + kernel.offset - KERNEL_MAP, 8)
+        return int.from_bytes(there, "little") or usual
 
     def _place(self, address: int) -> int:
         return next(

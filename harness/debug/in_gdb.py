@@ -51,6 +51,10 @@ class Orc:
         usual = counted.index(max(counted))
         self.numbers = SINCE_7 if SINCE_7.get(usual) == "rsp" else BEFORE_7
 
+    def covers(self, address):
+        """Say whether an address is the kernel's own code, which may be where others have modules (KASLR)."""
+        return len(self.ips) > 0 and self.ips[0] <= address <= self.ips[-1]
+
     def find(self, address):
         at = bisect.bisect_right(self.ips, address) - 1
         if at < 0 or address < 0xFFFFFFFF80000000:
@@ -100,7 +104,7 @@ class Unwinder(gdb.unwinder.Unwinder):
         pc, sp, bp = (_register(pending, name) for name in ("rip", "rsp", "rbp"))
         # Behind a call stands what comes next, maybe another function.
         exact = pending.level() == 0 or pc in EXACT
-        if MODULES[0] <= pc < MODULES[1]:
+        if MODULES[0] <= pc < MODULES[1] and not self.orc().covers(pc):
             return self.guess(pending, sp, pc)
         entry = self.orc().find(pc if exact else pc - 1)
         if entry is None or entry[4] == END:

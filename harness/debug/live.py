@@ -8,10 +8,11 @@ from pathlib import Path
 from harness import process
 from harness.debug import gdb
 from harness.debug.cores import Core
+from harness.diagnose.images import image_of, placed
+from harness.diagnose.vcpus import layout_of
 from harness.errors import HarnessError, UsageError
 from harness.lab import Lab
-from harness.model import Layout
-from harness.multikernel.layout import HOST, claimed_layout
+from harness.multikernel.layout import HOST
 from harness.vm.ram import ram_of
 from harness.vm.registers import registers_of
 from harness.vm.state import State
@@ -19,12 +20,6 @@ from harness.vm.vmcore import write_vmcore
 
 CHARDEV = "gdb-socket"
 _NEEDS_VMLINUX = "take a kernel that was built here, or give its --vmlinux"
-
-
-def layout_of(lab: Lab) -> Layout:
-    """Return the claims that are known without asking a kernel, which may not answer."""
-    pool = lab.topology.pool.region if lab.dialect.pooled else None
-    return claimed_layout(ram_of(lab.machine).regions, pool, (), lab.granted)
 
 
 def vmlinux_of(lab: Lab, name: str) -> Path | None:
@@ -38,28 +33,33 @@ class Debugging:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._script: Path | None = None
+        self._opened = False
 
     def gdb(self) -> Path:
-        """Open QEMU's stub at a socket; return a script for gdb. Raises HarnessError."""
-        if self._script is not None:
-            return self._script
+        """Open QEMU's stub at a socket; return a script for gdb. Raises HarnessError.
+
+        The script knows the kernels as they are now: each that starts may choose its own address (KASLR).
+        """
         qmp, folder = self._lab.machine.qmp, process.scratch()
         socket = folder / f"gdb-{self._lab.machine.pid}"
         address = {"type": "unix", "data": {"path": str(socket)}}
         backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        ram = ram_of(self._lab.machine)
         kernels = [
-            gdb.Kernel(owner.name, vmlinux, 0, owner.memory)
+            gdb.Kernel(
+                owner.name, vmlinux, placed(image_of(self._lab, owner.name), ram, owner).offset, owner.memory
+            )
             for owner in layout_of(self._lab).owners
             if (vmlinux := vmlinux_of(self._lab, owner.name)) is not None
         ]
         if not kernels:
             raise HarnessError("there are no symbols of any kernel", advice=_NEEDS_VMLINUX)
-        qmp.execute("chardev-add", id=CHARDEV, backend=backend)
-        qmp.execute("human-monitor-command", command_line=f"gdbserver chardev:{CHARDEV}")
+        if not self._opened:
+            qmp.execute("chardev-add", id=CHARDEV, backend=backend)
+            qmp.execute("human-monitor-command", command_line=f"gdbserver chardev:{CHARDEV}")
+            self._opened = True
         script = folder / f"{self._lab.machine.pid}.gdb"
         script.write_text(gdb.script(kernels, f"target remote {socket}"), encoding="utf-8")
-        self._script = script
         return script
 
     def dump(self, kernel: str) -> tuple[Path, Path]:

@@ -58,11 +58,12 @@ class Image:
 
     @property
     def relocated(self) -> bool:
-        """Whether its configuration lets it choose its address."""
+        """Whether its configuration lets it choose its address; where that is not known, it may."""
         try:
-            return b"CONFIG_RANDOMIZE_BASE=y" in (self.vmlinux.parent / "config").read_bytes()
+            config = (self.vmlinux.parent / "config").read_bytes()
         except OSError:
-            return False
+            return True
+        return b"CONFIG_RANDOMIZE_BASE=y" in config or b"CONFIG_64BIT=y" not in config
 
 
 @cache

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from harness.debug import gdb
-from harness.debug.live import Debugging, layout_of, vmlinux_of
+from harness.debug.live import Debugging
+from harness.diagnose.images import Image, image_of, placed
+from harness.diagnose.space import Space
+from harness.diagnose.stacks import frame_of
+from harness.diagnose.vcpus import layout_of
 from harness.errors import HarnessError
-from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.oracle.processors import FIRST_MIB, processor_of
 from harness.partition import Partition
 from harness.report.memorymap import text_of
 from harness.vm.machine import Machine
+from harness.vm.ram import ram_of
 from harness.vm.registers import Registers, registers_of
 from harness.vm.state import State
 
@@ -85,15 +88,19 @@ class Questions:
             if number:
                 time.sleep(APART)
             looks.append(registers_of(self._lab.machine.qmp))
-        layout = layout_of(self._lab)
+        ram, layout = ram_of(self._lab.machine), layout_of(self._lab)
+        images: dict[str, Image] = {}
         rows = [("vCPU", "APIC", "kernel", "state", "at")]
         for seen in zip(*looks, strict=True):
             last: Registers = seen[-1]
             owner = layout.owner_of(processor_of(last).cr3)
             starting = processor_of(last).cr3 < FIRST_MIB
             name = owner.name if owner is not None and not starting else "(none)"
+            if owner is not None and not starting and name not in images:
+                images[name] = placed(image_of(self._lab, owner.name), ram, owner)
+            place = str(frame_of(images.get(name), Space(ram, last), last["RIP"]))
             apic = str(self._lab.topology.apic_id(last.index))
-            rows.append((str(last.index), apic, name, self._doing(seen), self._place(name, last["RIP"])))
+            rows.append((str(last.index), apic, name, self._doing(seen), place))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
@@ -108,13 +115,6 @@ class Questions:
             return "halted"
         moves = len({(one["RIP"], one["RSP"]) for one in seen}) > 1
         return "moving" if moves else "NOT moving"
-
-    def _place(self, name: str, address: int) -> str:
-        symbols = _symbols(vmlinux_of(self._lab, name))
-        if symbols is None:
-            return f"{address:#x}"
-        function = symbols.function(address)
-        return f"{function[0]}+{function[1]:#x}" if function is not None else symbols.name(address)
 
 
 def stopped(machine: Machine) -> bool:
@@ -133,11 +133,3 @@ gdb               {gdb.command(script)}
                   all kernels stand still while gdb does, `continue` lets them run
 drgn              mkh debug {name} --drgn
                   on the memory as it is then; of a spawned kernel: --of NAME"""
-
-
-@functools.cache
-def _symbols(vmlinux: Path | None) -> Symbols | None:
-    try:
-        return Symbols(vmlinux) if vmlinux is not None else None
-    except HarnessError:
-        return None

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""gdb and drgn on a real machine with two kernels: each kernel by its own name, with its own stacks."""
+"""gdb and drgn on a real machine with two kernels: each kernel by its own name, with its own stacks.
+
+Of kernels that choose their addresses, too: give --bzimage and --vmlinux of one with RANDOMIZE_BASE.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.debug import gdb
-from harness.debug.cores import Core
+from harness.debug.cores import Core, Found
 from harness.debug.live import Debugging
 from harness.debugging import has_types
 from harness.klog.symbols import Symbols
@@ -25,6 +28,8 @@ from harness.vm.ram import ram_of
 from harness.vm.registers import registers_of
 from harness.vm.vmcore import write_vmcore
 
+OUTERMOST = r"secondary_startup_64|ret_from_fork|entry_SYSCALL_64|asm_"
+"""What the outermost frame of a whole stack is called."""
 needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
 
 
@@ -84,20 +89,27 @@ def test_gdb_shows_each_kernels_own_memory_and_a_whole_stack(pair: Pair, whole: 
         said = run(file, "kernels", "thread apply all bt 40", field.format(offset))
         assert f'"{kernel.name}"' in said, said
         if kernel.threads:
-            assert re.search(r"secondary_startup_64|ret_from_fork|entry_SYSCALL_64|asm_", said), said
+            assert re.search(OUTERMOST, said), said
 
 
-def _nodename(core: Core, kernel: object) -> int:
-    base = kernel.info.phys_base + Symbols(kernel.vmlinux).address("init_uts_ns") - 0xFFFFFFFF80000000  # type: ignore[attr-defined]
-    return core.read(base, 512).index(b"Linux\0") + 65
+def _nodename(core: Core, kernel: Found) -> int:
+    address = Symbols(kernel.vmlinux).address("init_uts_ns")
+    assert address is not None
+    assert kernel.info.phys_base is not None
+    there = kernel.info.phys_base + address + kernel.offset - 0xFFFFFFFF80000000
+    return core.read(there, 512).index(b"Linux\0") + 65
 
 
 @needs_gdb
 def test_gdb_on_a_live_machine_follows_the_kernels(pair: Pair, debugging: Debugging) -> None:
-    said = run(debugging.gdb(), "kernels", "kernel alpha", "bt 30", "detach")
-    assert re.search(r"^ +1 +host +\S+", said, re.MULTILINE), said
-    assert re.search(r"^ +4 +alpha +\S+", said, re.MULTILINE), said
+    strings = "x/90s (char*)&init_uts_ns"
+    said = run(debugging.gdb(), "kernels", "kernel alpha", "bt 30", strings, "detach")
+    assert re.search(r"^ +1 +host +\w+( \+ \d+)? in section", said, re.MULTILINE), said
+    assert re.search(r"^ +4 +alpha +\w+( \+ \d+)? in section", said, re.MULTILINE), said
     assert re.search(r"^#1 ", said, re.MULTILINE), said
+    assert re.search(OUTERMOST, said), said
+    assert '"alpha"' in said
+    assert '"host"' in run(debugging.gdb(), "kernel host", strings, "detach")
     # The machine goes on, and can be attached to once more.
     assert pair.host.run("echo there").strip() == "there"
     assert "alpha" in run(debugging.gdb(), "kernels", "detach")
@@ -131,7 +143,7 @@ def test_a_machine_is_looked_at_from_another_process(pair: Pair) -> None:
                 break
             pair.host.run("true")
         assert b"42-there" in remote.read("alpha", 0)
-        assert re.search(r"^3 +3 +alpha +\S+ +\w+\+0x", remote.ask("vcpus"), re.MULTILINE)
+        assert re.search(r"^3 +3 +alpha +\S+ +\w+\+0x[0-9a-f]{1,4}( |$)", remote.ask("vcpus"), re.MULTILINE)
         assert "claimed by" in remote.ask("map")
         assert remote.ask("toggle") == "stopped"
         assert remote.ask("toggle") == "running"
