@@ -22,7 +22,7 @@ from harness import failure
 from harness.diagnose import kept
 from harness.diagnose.conclude import conclude
 from harness.diagnose.consoles import merged
-from harness.diagnose.images import image_of
+from harness.diagnose.images import image_of, in_pool
 from harness.diagnose.life import Life, lives
 from harness.diagnose.places import Places
 from harness.diagnose.splats import Decoded, decoded_splats
@@ -172,7 +172,8 @@ def _happened(lab: Lab, told: Told, parts: _Parts) -> str:
         if lab.machine.console(name).unexpected(told.began.marks.get(name, 0)) or told.waited
     }
     said = conclude(lab.machine, unexpected, parts.lives, parts.seen, why=told.why, waited=told.waited)
-    return "\n".join([said, *map(str, parts.lives), *parts.lost])
+    pool = parts.get("where the host is", lambda: in_pool(lab), "") if parts.seen else ""
+    return "\n".join([*([pool] if pool else []), said, *map(str, parts.lives), *parts.lost])
 
 
 def _splats(splats: Mapping[str, Sequence[Decoded]]) -> str:

@@ -15,12 +15,16 @@ from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.model import Owner
 from harness.multikernel.layout import HOST
-from harness.vm.ram import Ram
+from harness.vm.ram import Ram, ram_of
 from harness.vm.vmcore import find_vmcoreinfo
 
 KERNEL = 0xFFFF_FFFF_8000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
 """Between these are a kernel's code and that of its modules. Source: Documentation/arch/x86/x86_64/mm.rst."""
+_NOKASLR = (
+    "It chose that address itself (KASLR); nokaslr keeps it where it was built for: write"
+    ' arguments = ["nokaslr"] into a copy of the topology, and give that file to --topology.'
+)
 _OFFSET = re.compile(rb"^KERNELOFFSET=([0-9a-f]+)$", re.MULTILINE)
 
 
@@ -105,3 +109,19 @@ def placed(image: Image, ram: Ram, owner: Owner) -> Image:
 
             return replace(image, offset=int(found[1], 16))
     return image
+
+
+def in_pool(lab: Lab) -> str:
+    """Say so where the host's kernel is inside the pool, which it then does not have; else nothing."""
+    image, pool = image_of(lab, HOST), lab.topology.pool.region
+    link = image.symbols.address("_text") if image.symbols is not None else None
+    if lab.pairs or not lab.dialect.pooled or link is None:
+        return ""
+    for info in find_vmcoreinfo(ram_of(lab.machine)):
+        chosen = _OFFSET.search(info.text)
+        moved = int(chosen[1], 16) if chosen else 0
+        at = link + moved - KERNEL + (info.phys_base or 0)
+        if pool.start <= at < pool.end:
+            found = f"The host's kernel is at {at:#x}, inside the pool ({pool}), so it has no pool."
+            return f"{found} {_NOKASLR}" if moved else found
+    return ""

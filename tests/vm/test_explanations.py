@@ -139,6 +139,19 @@ def test_wait_says_at_half_of_its_time_that_it_goes_on(build: Build) -> None:
     )
 
 
+def test_pool_that_the_host_itself_stands_in_is_told(build: Build, tmp_path: Path) -> None:
+    """Its own choice of address (KASLR) brings it there; here the pool is where kernels are built for."""
+    file = tmp_path / "low.toml"
+    pair = (paths.TOPOLOGIES / "pair.toml").read_text()
+    assert "start = 0x4000_0000" in pair
+    file.write_text(pair.replace("start = 0x4000_0000", "start = 0x100_0000"))
+    told = ran(f"{MACHINES}::test_hang", "--topology", str(file)).stdout
+    assert (
+        "The host's kernel is at 0x1000000, inside the pool (0x1000000-0x20ffffff), so it has no pool."
+        in told
+    )
+
+
 def test_bad_definition_says_line_and_remedy(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     lines = ['summary = "bad"', 'dialect = "v3"', 'configs = ["base"]', 'topology = "pair"']
