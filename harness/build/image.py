@@ -20,7 +20,11 @@ from harness.errors import HarnessError, UsageError
 LARGEST = 1 << 30
 """Bytes that a kernel may unpack to."""
 
-_PROGRAMS = {b"\x28\xb5\x2f\xfd": ["zstd", "-dcq"], b"\x02\x21\x4c\x18": ["lz4", "-dcq"]}
+_PROGRAMS = {
+    b"\x28\xb5\x2f\xfd": ["zstd", "-dcq"],
+    b"\x02\x21\x4c\x18": ["lz4", "-dcq"],
+    b"\x89LZO": ["lzop", "-dcq"],
+}
 
 
 @dataclass(frozen=True)

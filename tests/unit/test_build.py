@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from images import TO_BZIMAGE, TO_ELF, bzimage, elf
 from rich.console import Console
 
 import harness.build
@@ -34,15 +35,15 @@ modules: ; @true
 endif
 bzImage: $(out)/vmlinux
 	@mkdir -p $(out)/arch/x86/boot $(out)/include/config
-	@cp $(out)/vmlinux $(out)/arch/x86/boot/bzImage
+	@TO_BZIMAGE < $(out)/vmlinux > $(out)/arch/x86/boot/bzImage
 	@echo 7.3.4 > $(out)/include/config/kernel.release
 $(out)/vmlinux: main.c
 	@echo "  CC      main.o"
 	@echo compiled >> compiled
 	@test ! -e $(SLOW) || sleep 64
 	@! grep -n 'syntax error' main.c
-	@cp main.c $@
-"""
+	@TO_ELF < main.c > $@
+""".replace("TO_ELF", TO_ELF).replace("TO_BZIMAGE", TO_BZIMAGE)
 
 
 class World:
@@ -118,7 +119,7 @@ def test_build_has_everything_and_is_reused(world):
     world.patch("TWO")
     first = world.build()
     assert (first.reused, first.version) == (False, "7.3.4")
-    assert first.bzimage.read_text() == "one\nTWO\nthree\n"
+    assert first.bzimage.read_bytes() == bzimage(elf(b"one\nTWO\nthree\n"))
     assert "CONFIG_SMP=y" in first.config.read_text()
     assert b"module" + b"reference\n" in first.initrd.read_bytes()
     assert first.host_initrd.read_bytes().startswith(first.initrd.read_bytes())
@@ -245,7 +246,7 @@ def test_broken_patch_leaves_the_store_and_works_when_mended(world):
     world.patch("TWO")
     assert world.build().reused
     world.patch("2")
-    assert world.build().bzimage.read_text() == "one\n2\nthree\n"
+    assert world.build().bzimage.read_bytes() == bzimage(elf(b"one\n2\nthree\n"))
 
 
 RUN = """
@@ -298,7 +299,7 @@ def test_killed_build_is_continued_from_a_clean_state(world):
     child.wait()
     world.slow.unlink()
     assert not list((world.cache / "store").glob("*[!w]")), "no entry but unfinished .new ones"
-    assert world.build().bzimage.read_text() == "one\ntwo\nthree\n"
+    assert world.build().bzimage.read_bytes() == bzimage(elf(b"one\ntwo\nthree\n"))
     assert not list((world.cache / "store").glob("*.new"))
 
 
@@ -335,17 +336,15 @@ def other(world: World, dialect: str = "reference", more: str = "") -> str:
 def test_the_host_spawns_the_kernel_of_another_definition_with_its_own_user_space(world):
     plain = world.build()
     assert plain.spawned_version == plain.version == "7.3.4"
-    mixed = world.build(other(world))
-    assert mixed.bzimage.read_bytes() == plain.bzimage.read_bytes() != b"four\n"
+    mixed, four = world.build(other(world)), bzimage(elf(b"four\n"))
+    assert mixed.bzimage.read_bytes() == plain.bzimage.read_bytes() != four
     spawned = build(load_definition(other(world)), Progress(Console(file=world.said)))
     assert spawned.reused
-    assert spawned.bzimage.read_bytes() == b"four\n"
+    assert spawned.bzimage.read_bytes() == four
     user_space, its_own = spawned.initrd.read_bytes(), mixed.initrd.read_bytes()
     assert user_space != its_own, "the modules are built against another kernel"
     small = payload.payload("any")
-    assert mixed.host_initrd.read_bytes() == initramfs.host_archive(
-        its_own, b"four\n", None, small, user_space
-    )
+    assert mixed.host_initrd.read_bytes() == initramfs.host_archive(its_own, four, None, small, user_space)
     assert mixed.digest != plain.digest
 
 

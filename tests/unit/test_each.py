@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from images import TO_BZIMAGE, TO_ELF
 from rich.console import Console
 
 from harness import paths
@@ -23,8 +24,8 @@ modules: ; @true
 bzImage: $(out)/a.o $(out)/b.o
 	@mkdir -p $(out)/arch/x86/boot $(out)/include/config
 	@echo 7.3.4 > $(out)/include/config/kernel.release
-	@cat $^ > $(out)/vmlinux
-	@cp $(out)/vmlinux $(out)/arch/x86/boot/bzImage
+	@cat $^ | TO_ELF > $(out)/vmlinux
+	@TO_BZIMAGE < $(out)/vmlinux > $(out)/arch/x86/boot/bzImage
 $(out)/%.o: %.c
 	@echo "  CC      $*.o"
 	@echo $* >> compiled
@@ -33,7 +34,7 @@ $(out)/%.o: %.c
 	@! grep -n broken $< | sed 's|^\\([0-9]*\\):.*|../$<:\\1:5: error: it is broken|' >&2 || true
 	@! grep -q broken $<
 	@cp $< $@
-"""
+""".replace("TO_ELF", TO_ELF).replace("TO_BZIMAGE", TO_BZIMAGE)
 FILES = {"Kbuild": "", "Kconfig": "config SMP\n", "Makefile": MAKEFILE, "a.c": "a\n", "b.c": "dubious\n"}
 
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from images import TO_BZIMAGE, TO_ELF
 
 MAKEFILE = """
 names := $(shell seq 30)
@@ -29,17 +30,12 @@ modules: ; @true
 bzImage: $(O)/arch/x86/boot/bzImage
 	@mkdir -p $(O)/include/config && echo 7.3.4 > $(O)/include/config/kernel.release
 $(O)/arch/x86/boot/bzImage: $(O)/vmlinux
-	@mkdir -p $(@D) && PYTHONPATH={here} {python} pack.py $< > $@
+	@mkdir -p $(@D) && TO_BZIMAGE < $< > $@
 $(O)/vmlinux: $(objects)
-	@echo "  LD      vmlinux" && cat $^ > $@.data && ld -r -b binary -o $@.o $@.data && ld -e 0 -o $@ $@.o
+	@echo "  LD      vmlinux" && cat $^ | TO_ELF > $@
 $(O)/%.o: %.c common.h
 	@echo "  CC      $*.o" && head -c 3 $< > $@ && sleep 0.02 && cat common.h $< > $@
-"""
-PACK = """
-import pathlib, sys
-from images import bzimage
-sys.stdout.buffer.write(bzimage(pathlib.Path(sys.argv[1]).read_bytes()))
-"""
+""".replace("TO_ELF", TO_ELF).replace("TO_BZIMAGE", TO_BZIMAGE)
 DEFINITION = """
 summary = "thirty files"
 dialect = "reference"
@@ -63,11 +59,7 @@ class Mini:
         (top / "source").mkdir()
         for name in ("Kbuild", "Kconfig"):
             (top / "source" / name).touch()
-        here = str(Path(__file__).parent)
-        (top / "source/Makefile").write_text(
-            MAKEFILE.replace("{here}", here).replace("{python}", sys.executable)
-        )
-        (top / "source/pack.py").write_text(PACK)
+        (top / "source/Makefile").write_text(MAKEFILE)
         for number in range(1, 31):
             (top / f"source/{number}.c").write_text(f"one {number}\n")
         (top / "source/common.h").write_text("common\n")

@@ -58,7 +58,7 @@ def test_kernel_is_found_in_the_image(tmp_path, elf, how):
     assert image.unpacked(found.packed)[: len(elf)] == elf
 
 
-@pytest.mark.parametrize("packer", [["zstd", "-qc"], ["lz4", "-lqc"]])
+@pytest.mark.parametrize("packer", [["zstd", "-qc"], ["lz4", "-lqc"], ["lzop", "-qc"]])
 def test_kernel_packed_by_programs(packer, elf):
     if shutil.which(packer[0]) is None:
         pytest.skip(f"{packer[0]} is not installed")
