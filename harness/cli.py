@@ -7,6 +7,8 @@ they run, so that `mkh --help` and completion are quick.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from cyclopts import App, CycloptsError, Group
@@ -86,6 +88,11 @@ def main() -> None:
     progress = Progress()
     try:
         status = app(exit_on_error=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it has seen enough, as `head` does; nothing is left to be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except CycloptsError:
         # It was told.
         sys.exit(_status(2))

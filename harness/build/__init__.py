@@ -25,6 +25,7 @@ from harness.build import (
     initramfs,
     kconfig,
     kernel,
+    make,
     messages,
     payload,
     source,
@@ -273,6 +274,9 @@ def _make(
             (log, "build.log"),
         ):
             shutil.copyfile(file, entry / name)
+        output = tree / worktree.OUTPUT
+        saved = kconfig.minimal(output, make.command(tree), make.environment())
+        (entry / store.DEFCONFIG).write_text(saved)
         if coverage.instrumented(wishes):
             coverage.keep(applied, tree, entry)
         (entry / store.REPORT).write_bytes(msgspec.json.encode(applied.report))

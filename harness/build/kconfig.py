@@ -128,6 +128,18 @@ def configure(tree: Path, output: Path, wishes: Sequence[Wish], make: Sequence[s
     return said.read_text()
 
 
+def minimal(output: Path, make: Sequence[str], env: Env = None) -> str:
+    """Return the lines of ``output``/.config that differ from the tree's own defaults.
+
+    Written to a .config, `make olddefconfig` gives the whole again. ``make`` is as for ``configure``.
+    """
+    config, saved = output / ".config", output / "defconfig"
+    if not saved.exists() or saved.stat().st_mtime_ns <= config.stat().st_mtime_ns:
+        saved.unlink(missing_ok=True)
+        _run([*make, "savedefconfig"], env)
+    return saved.read_text()
+
+
 def _sources(tree: Path) -> str:
     """Return a digest of every Kconfig file of a tree, so that it is known when one changed."""
     hasher = hashlib.sha256()

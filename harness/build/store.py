@@ -27,6 +27,8 @@ FILES = ("bzImage", "vmlinux", "config", "initrd.cpio", "host-initrd.cpio", "war
 """What every complete entry holds; build.log is there for people."""
 REPORT = "apply-report.json"
 WARNINGS = "warnings.json"
+DEFCONFIG = "defconfig"
+"""The configuration as far as it differs from its tree's defaults; entries made earlier have none."""
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ EXPLANATION, CONSOLE, SPARE = 12_000, 16_000, 1_000
 """Bytes of what the test told and of the consoles, at most."""
 STEPS = "steps.json"
 """What was done to the machine, among the files of a kept failure."""
+BEGIN_CONFIG, END_CONFIG = "---- >8 ---- .config", "---- 8< ---- .config"
 BEGIN, END = "---- >8 ---- repeat.sh", "---- 8< ----"
 
 
@@ -113,8 +114,23 @@ def _kernel(failure: Failure) -> Iterator[str]:
         }
     )
     definition = _definition(failure)
-    if definition is None:
-        return
+    saved = entry / store.DEFCONFIG if entry else None
+    if saved is not None and saved.is_file():
+        yield from _saved(saved.read_text("utf-8", "replace"))
+    elif definition is not None:
+        yield from _asked(definition)
+
+
+def _saved(lines: str) -> Iterator[str]:
+    yield ""
+    yield from _wrapped(
+        "Configuration: what differs from the defaults of this tree, the series applied. With these lines"
+        " as its .config, `make olddefconfig` makes the whole of it."
+    )
+    yield from ("", BEGIN_CONFIG, *_ascii(lines).strip().split("\n"), END_CONFIG)
+
+
+def _asked(definition: Definition) -> Iterator[str]:
     yield from _wrapped(
         f"Configuration: `make tinyconfig`, and on top of it ({', '.join(definition.configs)}):"
     )

@@ -28,6 +28,7 @@ MAKEFILE = """
 out := $(O)
 tinyconfig: ; @echo CONFIG_MODULES=y > $(out)/.config
 olddefconfig: ; @true
+savedefconfig: ; @cp $(out)/.config $(out)/defconfig
 ifdef M
 modules: ; @cd $(M)/mod && cp mod.c mod.ko && echo $(MKMSG_API) >> mod.ko && cat $(CURDIR)/main.c >> mod.ko
 else
@@ -121,6 +122,7 @@ def test_build_has_everything_and_is_reused(world):
     assert (first.reused, first.version) == (False, "7.3.4")
     assert first.bzimage.read_bytes() == bzimage(elf(b"one\nTWO\nthree\n"))
     assert "CONFIG_SMP=y" in first.config.read_text()
+    assert "CONFIG_SMP=y" in (first.folder / store.DEFCONFIG).read_text()
     assert b"module" + b"reference\n" in first.initrd.read_bytes()
     assert first.host_initrd.read_bytes().startswith(first.initrd.read_bytes())
     assert [(patch.files, patch.hunks) for patch in first.apply_report] == [(["main.c"], {"clean": 1})]

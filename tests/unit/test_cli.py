@@ -88,6 +88,17 @@ def test_json_is_alone_on_standard_output(tmp_path, words):
     json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("words", ["completion bash", "store list"])
+def test_a_reader_that_leaves_is_no_error(words):
+    script = f"mkh {words} | sleep 0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script], text=True, capture_output=True, check=False, env=environment()
+    )
+    # rich, which draws tables, ends by itself, with 1.
+    assert done.stdout in {"141\n", "1\n"}
+    assert not done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [

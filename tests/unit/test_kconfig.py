@@ -60,6 +60,7 @@ export srctree := .
 obj := $(O)/scripts/kconfig
 tinyconfig: ; cd $(O) && scripts/kconfig/conf -s --allnoconfig ../Kconfig
 olddefconfig: ; cd $(O) && scripts/kconfig/conf -s --olddefconfig ../Kconfig
+savedefconfig: ; cd $(O) && scripts/kconfig/conf -s --savedefconfig=defconfig ../Kconfig
 config-prog := conf
 config: ; cd $(O) && scripts/kconfig/$(config-prog) ../Kconfig
 """
@@ -117,6 +118,19 @@ def configure(tree: Path, **values: str) -> dict[str, str]:
 def test_granted_wishes_are_in_the_configuration(tree):
     found = configure(tree, SMP="y", KEXEC="y", MULTIKERNEL="y", SIZE="7")
     assert found == {"SMP": "y", "KEXEC": "y", "MULTIKERNEL": "y", "SIZE": "7", "NONE": "y"}
+
+
+def test_what_differs_from_the_defaults_gives_the_whole_again(tree):
+    make = ["make", "-C", str(tree), "O=out"]
+    found = configure(tree, SMP="y", KEXEC="y", MULTIKERNEL="y", SIZE="7")
+    saved = kconfig.minimal(tree / "out", make)
+    assert "CONFIG_SIZE=7" in saved
+    assert "NONE" not in saved, "it is a default"
+    (tree / "out/.config").write_text(saved)
+    subprocess.run([*make, "olddefconfig"], check=True)
+    assert kconfig.values(tree / "out/.config") == found
+    configure(tree, SMP="y", SIZE="9")
+    assert "CONFIG_SIZE=9" in kconfig.minimal(tree / "out", make), "it is of the configuration before"
 
 
 def test_unmet_dependency_is_named_with_fragment_and_line(tree):

@@ -25,6 +25,7 @@ names := $(shell seq 30)
 objects := $(names:%=$(O)/%.o)
 tinyconfig: $(O)/conf.o ; @echo CONFIG_MODULES=y > $(O)/.config
 olddefconfig: ; @test $$(wc -l < $(O)/conf.o) = 2
+savedefconfig: ; @cp $(O)/.config $(O)/defconfig
 $(O)/conf.o: common.h ; @echo half > $@ && sleep 0.1 && echo whole >> $@
 modules: ; @true
 bzImage: $(O)/arch/x86/boot/bzImage

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import failure
+from harness.build import store
 from harness.errors import UsageError
 from harness.failure import Failure
 from harness.report import byhand, reproduce
@@ -93,6 +94,22 @@ def test_the_text_tells_claim_kernel_configuration_commands_and_consoles(kept: F
         "lines left out",
     ):
         assert told in text, told
+
+
+def test_the_configuration_is_told_as_what_differs_from_the_defaults(kept: Failure) -> None:
+    entry = store.folder() / kept.digest
+    entry.mkdir(parents=True)
+    for name in store.FILES:
+        (entry / name).write_bytes(b"")
+    store.write_meta(entry, store.Meta("reference", "linux-source-7.3"), "7.3.4")
+    saved = "".join(f"CONFIG_OF_OURS_{n}=y\n" for n in range(300)) + "# CONFIG_SWAP is not set\n"
+    (entry / store.DEFCONFIG).write_text(saved)
+    text = reproduce.text(kept)
+    assert len(text.encode("ascii")) < 100_000
+    assert "make olddefconfig" in text
+    assert "make tinyconfig" not in text
+    _, _, rest = text.partition(f"{reproduce.BEGIN_CONFIG}\n")
+    assert rest.partition(reproduce.END_CONFIG)[0] == saved
 
 
 def test_the_script_is_one_that_bash_reads_and_says_what_was_done(kept: Failure, tmp_path: Path) -> None:
