@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from harness import failure
 from harness.bench_messages import Messages
 from harness.errors import HarnessError, UsageError
 from harness.isolation import Report as Isolation
@@ -182,6 +183,7 @@ class Recorder:
     def _record(self, suite: Suite, summary: Summary, objections: Sequence[str]) -> Record:
         digest = self.about.facts.digest
         ended = time.time()
+        kept = {one.test: str(one.folder) for one in failure.all() if one.ended >= self._started}
         return Record(
             started=self._started,
             seconds=round(ended - self._started, 3),
@@ -191,7 +193,9 @@ class Recorder:
                 failures={key: clip(visible(why), record.SEEN) for key, why in summary.failures.items()},
             ),
             claims=tuple(suite.claims.values()),
-            cases=tuple(self._case(test, outcome) for test, outcome in suite.cases().items()),
+            cases=record.within_limits(
+                [self._case(test, outcome, kept) for test, outcome in suite.cases().items()]
+            ),
             options=options_of(self.config),
             facts=self.about.facts,
             capabilities=dict(self.about.capabilities),
@@ -205,7 +209,7 @@ class Recorder:
             messages=next(reversed(history.kept(digest, record.MESSAGES, Messages)), None),
         )
 
-    def _case(self, test: str, outcome: str) -> Case:
+    def _case(self, test: str, outcome: str, kept: Mapping[str, str]) -> Case:
         taken = self._taken.get(test, _Taken())
         return Case(
             visible(test),
@@ -219,6 +223,7 @@ class Recorder:
             clip("\n\n".join(taken.text), record.TEXT),
             taken.consoles,
             taken.map,
+            visible(kept.get(test, "")) if outcome == "failed" else "",
         )
 
 

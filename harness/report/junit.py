@@ -64,9 +64,13 @@ def _case(suite: Xml.Element, record: Record, case: Case) -> None:
     told = [f"claim: {claim.text}", f"source: {claim.source}"]
     told += [f"seen: {case.seen}"] if case.seen else []
     told += [f"repeat: {repeat(record, case)}"] if case.bad else []
+    told += [f"kept: {case.kept}"] if case.kept else []
     Xml.SubElement(element, "system-out").text = "\n".join(told)
     lines = consoles_on_one_clock(case)
     if lines:
         names = [console.kernel for console in case.consoles]
-        printed = (f"{at:10.3f} {names[place]}: {text}" for at, place, text in lines)
+        printed = [
+            f"{one.kernel}: {one.before:,} bytes before these lines" for one in case.consoles if one.before
+        ]
+        printed += [f"{at:10.3f} {names[place]}: {text}" for at, place, text in lines]
         Xml.SubElement(element, "system-err").text = "\n".join(printed)

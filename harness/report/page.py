@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from harness.report import isolation, pictures
 from harness.report.compare import compare
 from harness.report.findings import findings
-from harness.report.record import Case, Record, Stretch, clip, consoles_on_one_clock, counted
+from harness.report.record import Case, Record, Stretch, consoles_on_one_clock, counted, fitted
 from harness.report.repeat import repeat
 from harness.report.suite import Claim
 
@@ -70,6 +70,8 @@ class Failure:
     cut: Sequence[str]
     pictures: Sequence[Markup]
     """When each kernel printed, and whose memory is where; each empty where that is not known."""
+    undrawn: bool
+    """There would be pictures, and the page has no room for them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def page(record: Record) -> str:
         styles=STYLES,
         areas=_areas(record),
         compared=compare(record),
-        findings=[(one.kind, _fitting(one.what, FINDING), one.keys[:4]) for one in found[:FINDINGS]],
+        findings=[(one.kind, fitted(one.what, FINDING), one.keys[:4]) for one in found[:FINDINGS]],
         findings_left=max(0, len(found) - FINDINGS),
         isolation=record.isolation,
         directions=isolation.directions(record.isolation) if record.isolation else [],
@@ -133,6 +135,7 @@ def page(record: Record) -> str:
         histogram=pictures.histogram(record.messages) if record.messages else "",
         chosen=" ".join(shlex.quote(word) for word in record.options if word not in {"--trust"}),
         failures=failures,
+        undrawn=sum(1 for failure in failures if failure.undrawn),
         claims=_claims(record, failures),
     )
 
@@ -159,12 +162,20 @@ def _failures(record: Record, cases: Sequence[Case]) -> list[Failure]:
     for number, case in enumerate(cases, 1):
         drawn = [pictures.lanes(case), pictures.strip(case.map)] if left > 0 else []
         left -= sum(map(len, drawn))
-        shown.append(_failure(record, case, f"f{number}", (room, text), drawn if left > 0 else []))
+        undrawn = left <= 0 and bool(case.consoles or case.map)
+        drawn = [] if undrawn else drawn
+        shown.append(_failure(record, case, f"f{number}", (room, text), drawn, undrawn=undrawn))
     return shown
 
 
 def _failure(
-    record: Record, case: Case, anchor: str, rooms: tuple[int, int], drawn: Sequence[Markup]
+    record: Record,
+    case: Case,
+    anchor: str,
+    rooms: tuple[int, int],
+    drawn: Sequence[Markup],
+    *,
+    undrawn: bool,
 ) -> Failure:
     room, text = rooms
     every = consoles_on_one_clock(case)
@@ -180,22 +191,17 @@ def _failure(
         case,
         record.claim(case),
         anchor,
-        _fitting(case.why, max(text // 2, TEXT_LEAST)),
-        _fitting(case.seen, max(text // 2, TEXT_LEAST)),
+        fitted(case.why, max(text // 2, TEXT_LEAST)),
+        fitted(case.seen, max(text // 2, TEXT_LEAST)),
         # The text's first line is often all that the text says.
-        _fitting(case.text, text) if case.text.strip() != case.why.strip() else "",
+        fitted(case.text, text) if case.text.strip() != case.why.strip() else "",
         repeat(record, case),
         tuple(console.kernel for console in case.consoles),
         lines,
         cut,
         drawn,
+        undrawn,
     )
-
-
-def _fitting(text: str, room: int) -> str:
-    """Cut a text so that it takes ``room`` bytes of the page, roughly: escaping makes it longer."""
-    taken = len(str(escape(text)).encode())
-    return clip(text, room * len(text) // taken) if taken > room else text
 
 
 def _claims(record: Record, failures: Sequence[Failure]) -> list[tuple[str, list[Row]]]:
@@ -212,7 +218,7 @@ def _claims(record: Record, failures: Sequence[Failure]) -> list[tuple[str, list
             record.summary.outcomes.get(claim.key, "not_run"),
             claim.text,
             claim.source,
-            _fitting(seen, SEEN),
+            fitted(seen, SEEN),
             sum(case.seconds for case in cases),
             anchors.get(claim.key, ""),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,11 @@ TEXT = 20_000
 SEEN = 1_000
 """Characters of what a test saw."""
 CONSOLES = 8_000_000
-"""Characters that the consoles of all failures have together."""
+"""Characters that the consoles of all failures have together while the run goes on."""
+FAILURE, FAILURES, LEAST = 64 << 10, 4_000_000, 2_000
+"""Bytes of text and consoles of a failure, of all of them together, and what one has at any rate."""
+MARKUP = 40
+"""Bytes that a console's line takes besides its text."""
 
 ISOLATION, MESSAGES = "isolation", "messages"
 """What harness.report.history keeps of a build, by kind."""
@@ -53,6 +58,17 @@ def clip(text: str, limit: int) -> str:
         return text
     end = limit // 3
     return f"{text[: limit - end]}\n[... {len(text) - limit:,} characters left out ...]\n{text[-end:]}"
+
+
+def taken(text: str) -> int:
+    """Return the bytes that a text takes once it is escaped."""
+    return len(escape(text).encode())
+
+
+def fitted(text: str, room: int) -> str:
+    """Return ``text``, clipped so that it takes ``room`` bytes, roughly."""
+    size = taken(text)
+    return clip(text, room * len(text) // size) if size > room else text
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
@@ -93,7 +109,8 @@ class Case(msgspec.Struct, frozen=True):
 
     ``outcome`` is one of suite.OUTCOMES, or ``unstable``. ``started`` is in seconds since 1970, ``seconds``
     are those of set-up, test and tear-down; ``phase`` names the one that failed, ``why`` says why in a
-    line, for a skip and a known bug too, and ``text`` is the whole failure. ``map`` is its machine's memory.
+    line, for a skip and a known bug too, and ``text`` is the whole failure. ``map`` is its machine's memory,
+    ``kept`` the folder with all that is left of it.
     """
 
     test: str
@@ -107,6 +124,7 @@ class Case(msgspec.Struct, frozen=True):
     text: str = ""
     consoles: tuple[Console, ...] = ()
     map: tuple[Stretch, ...] = ()
+    kept: str = ""
 
     @property
     def bad(self) -> bool:
@@ -248,6 +266,35 @@ def consoles_on_one_clock(case: Case) -> list[tuple[float, int, str]]:
         (line.at, place, line.text) for place, console in enumerate(case.consoles) for line in console.lines
     ]
     return sorted(lines, key=lambda line: line[0])
+
+
+def within_limits(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Return cases whose texts and consoles keep to the limits of a report; what is cut is told in them.
+
+    Of a text the middle goes, of the consoles the beginning: a console tells what it printed before.
+    """
+    count = max(sum(1 for case in cases if case.text or case.consoles), 1)
+    room = min(FAILURE, max(FAILURES // count, LEAST))
+    return tuple(_within(case, room) for case in cases)
+
+
+def _within(case: Case, room: int) -> Case:
+    text = fitted(case.text, room // 3)
+    room -= taken(text)
+    left = dict.fromkeys(range(len(case.consoles)), 0)
+    for _, place, line in reversed(consoles_on_one_clock(case)):
+        room -= taken(line) + MARKUP
+        if room < 0:
+            break
+        left[place] += 1
+    shown = tuple(_last(console, left[place]) for place, console in enumerate(case.consoles))
+    return msgspec.structs.replace(case, text=text, consoles=shown)
+
+
+def _last(console: Console, count: int) -> Console:
+    cut = len(console.lines) - count
+    before = console.before + sum(len(line.text.encode()) + 1 for line in console.lines[:cut])
+    return msgspec.structs.replace(console, lines=console.lines[cut:], before=before)
 
 
 def first_line(text: str) -> str:

@@ -85,6 +85,52 @@ def test_four_hundred_failures_are_rendered_quickly_and_small(tmp_path: Path) ->
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize("sign", ["x", "&", '"', "\x1b", "\u20ac"])
+def test_four_hundred_failures_with_all_they_may_say_stay_small(tmp_path: Path, sign: str) -> None:
+    text, line = sign * record.TEXT, record.clip(record.visible(sign * record.WIDTH), record.WIDTH)
+    cases = [
+        msgspec.structs.replace(
+            bad_case(f"test_{n}", line, record.LINES), text=record.visible(text), why="it broke"
+        )
+        for n in range(400)
+    ]
+    folder.write(tmp_path, a_record(*record.within_limits(cases)))
+    sizes = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    assert sizes["report.html"] < 2_000_000
+    assert all(size < 6_000_000 for size in sizes.values()), sizes
+
+
+def test_one_failure_keeps_64_kib_the_last_lines_of_its_consoles_and_says_what_was_cut() -> None:
+    case = msgspec.structs.replace(bad_case("test_long", "y" * 290, 120), text="z" * 100_000)
+    (shown,) = record.within_limits([case])
+    lines = [line for one in shown.consoles for line in one.lines]
+    assert 40_000 < len(shown.text) + sum(len(line.text) for line in lines) < record.FAILURE
+    assert "characters left out" in shown.text
+    assert shown.consoles[0].lines[-1] == case.consoles[0].lines[-1]
+    cut = [len(case.consoles[n].lines) - len(one.lines) for n, one in enumerate(shown.consoles)]
+    assert min(cut) > 0
+    assert [one.before for one in shown.consoles] == [100 + 291 * count for count in cut]
+    told = junit(a_record(shown))
+    assert f"host: {shown.consoles[0].before:,} bytes before these lines" in told
+    small = bad_case("test_small")
+    assert record.within_limits([small]) == (small,)
+
+
+def test_where_all_of_a_failure_is_kept_is_told() -> None:
+    run = a_record(msgspec.structs.replace(bad_case("test_fails"), kept="/cache/failures/one"))
+    assert "kept: /cache/failures/one" in junit(run)
+    assert "<code>/cache/failures/one</code>" in page.page(run)
+
+
+def test_the_page_says_when_it_has_no_room_for_pictures() -> None:
+    few, many = ([bad_case(f"test_{n}", lines=60) for n in range(count)] for count in (3, 400))
+    assert "without pictures" not in page.page(a_record(*few))
+    shown = page.page(a_record(*many))
+    told = re.search(r"(\d+) of 400 failures stand without pictures", shown)
+    assert told is not None
+    assert shown.count('aria-label="when each kernel printed"') == 400 - int(told[1]) > 0
+
+
 def test_a_failure_has_a_picture_of_its_consoles_and_its_memory() -> None:
     lines = (Line(-4.0, "early"), Line(0.2, "one"), Line(1.0, "Kernel panic - not syncing: x"))
     oops = Console("alpha", lines, splats=(Line(1.0, "Kernel panic: x"),))
