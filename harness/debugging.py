@@ -20,6 +20,11 @@ from harness.tui.remote import RemoteSource
 from harness.tui.serve import Entry
 
 Tool = Literal["gdb", "drgn"]
+STILL = (
+    "drgn sees the memory as it was written just now or when it was kept, all kernels standing still: what\n"
+    "they do since changes nothing here. A FaultError is an address that is not mapped, or was never written."
+)
+"""Said before drgn starts."""
 
 
 def kept(failure: Failure, of: str, tool: Tool) -> int:
@@ -85,6 +90,7 @@ def _drgn(core: Path, vmlinux: Path) -> int:
             f"{vmlinux} has no debug information, which drgn needs for its types",
             advice="repeat it on a kernel that has: --kernel NAME+debug-info; gdb works without (--gdb)",
         )
+    print(STILL, flush=True)
     return _run(shlex.join([sys.executable, "-m", "drgn", "-c", str(core), "-s", str(vmlinux)]))
 
 

@@ -6,6 +6,7 @@ Of kernels that choose their addresses, too: give --bzimage and --vmlinux of one
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -130,6 +131,42 @@ def test_drgn_reads_a_spawned_kernels_memory(pair: Pair, debugging: Debugging) -
     words = [sys.executable, "-m", "drgn", "-q", "-c", str(core), "-s", str(vmlinux), "-e", script]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.startswith("alpha\n#0"), done.stdout + done.stderr
+
+
+LISTING = """
+from drgn.helpers.linux import for_each_task
+for _ in range(200): names = [task.comm.string_().decode() for task in for_each_task(prog)]
+
+print("tasks", len(names), names[0], "sh" in names, prog["init_uts_ns"].name.nodename.string_().decode())
+"""
+
+
+def test_drgn_lists_the_tasks_of_kernels_that_make_new_ones(pair: Pair) -> None:
+    """The memory is written while all stands still, so no list is caught while it changes."""
+    pytest.importorskip("drgn")
+    if not has_types(pair.lab.build.vmlinux):
+        pytest.skip("the kernel has no debug information: --kernel NAME+debug-info")
+    for kernel in (pair.host, pair.spawned):
+        kernel.run("(while :; do (sleep 0.01 & sleep 0.02 & wait); done) >/dev/null 2>&1 &")
+    with Served(LabSource(pair.lab, "here", ["host", "alpha"]), f"drgn-{os.getpid()}") as served:
+        for name in ("host", "alpha", "host", "alpha"):
+            words = [
+                str(Path(sys.executable).parent / "mkh"),
+                "debug",
+                served.entry.name,
+                "--drgn",
+                "--of",
+                name,
+            ]
+            done = subprocess.run(
+                words, input=LISTING, capture_output=True, text=True, timeout=240, check=False
+            )
+            said = done.stdout + done.stderr
+            assert re.search(rf"tasks \d+ \w+ True {name}", said), said
+            assert not re.search("Traceback|FaultError:", said), said
+            assert "all kernels standing still" in said
+            assert done.returncode == 0, said
+    assert pair.host.run("echo there").strip() == "there"
 
 
 def test_a_machine_is_looked_at_from_another_process(pair: Pair) -> None:
