@@ -253,7 +253,8 @@ def last_lines(lab: Lab) -> tuple[Console, ...]:
     """Return the last lines of a machine's consoles, in seconds since 1970, within limits."""
     since_1970 = time.time() - time.monotonic()
     found = []
-    for name, console in lab.machine.consoles.items():
+    # The host first, as in memory: so a kernel has one colour in all pictures.
+    for name, console in sorted(lab.machine.consoles.items(), key=lambda one: one[0] != "host"):
         lines, before = console.last(record.LINES)
         shown = tuple(Line(one.time + since_1970, clip(visible(one.text), record.WIDTH)) for one in lines)
         if shown:

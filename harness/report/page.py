@@ -70,6 +70,8 @@ class Failure:
     cut: Sequence[str]
     pictures: Sequence[Markup]
     """When each kernel printed, and whose memory is where; each empty where that is not known."""
+    owners: Sequence[tuple[str, str]]
+    """The kernels in the picture of memory, with the classes that colour them."""
     undrawn: bool
     """There would be pictures, and the page has no room for them."""
 
@@ -178,6 +180,7 @@ def _failure(
     undrawn: bool,
 ) -> Failure:
     room, text = rooms
+    names = pictures.owners(case.map)
     every = consoles_on_one_clock(case)
     lines: list[tuple[float, int, str]] = []
     for line in reversed(every):
@@ -200,6 +203,7 @@ def _failure(
         lines,
         cut,
         drawn,
+        [(name, pictures.kind(name, names)) for name in names],
         undrawn,
     )
 

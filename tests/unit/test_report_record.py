@@ -142,6 +142,7 @@ def test_a_failure_has_a_picture_of_its_consoles_and_its_memory() -> None:
     shown = page.page(a_record(case))
     assert shown.count("<svg") == 3, "two beside the failure, and the memory map of the page"
     assert "0x40000000-0x4fffffff" in shown
+    assert 'memory: <i class="key k0"></i>host <i class="key k1"></i>alpha;' in shown
     # What is small is to be seen, too.
     widths = [float(width) for width in re.findall(r'y="2" width="([\d.]+)"', str(pictures.strip(case.map)))]
     assert len(widths) == 3

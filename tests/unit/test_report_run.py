@@ -19,8 +19,10 @@ import pytest
 from types import SimpleNamespace
 from harness.plugin import claim
 from harness.plugin.stash import LAB
+from harness import failure
 from harness.vm.console import Console
 from harness.vm.pump import Pump
+import time
 
 @pytest.fixture
 def printed(request):
@@ -29,13 +31,20 @@ def printed(request):
     pump = Pump(near, near, "host")
     console = Console(pump, ended=lambda: None)
     pump.start()
+    silent, other = socket.socketpair()
+    alphas = Pump(silent, silent, "alpha")
+    alpha = Console(alphas, ended=lambda: None)
+    alphas.start()
+    other.sendall(b"alpha is up\r\n")
+    alphas.drain(5)
     far.sendall(b"Kernel panic - not syncing: early\r\n" + b"a line\r\n" * 1000)
     far.sendall(b"\x1b[31m<script>alert(1)</script>\x1b[0m\r\nKernel panic - not syncing: so\r\nthe last\r\n")
     pump.drain(5)
-    request.node.stash[LAB] = SimpleNamespace(machine=SimpleNamespace(consoles={"host": console}))
+    request.node.stash[LAB] = SimpleNamespace(machine=SimpleNamespace(consoles={"alpha": alpha, "host": console}))
+    failure.keep(failure.Failure(test=request.node.nodeid, ended=time.time(), why="it fails"), {})
     yield
-    far.close()
-    pump.close()
+    for end in (far, pump, other, alphas):
+        end.close()
 
 @claim("it passes", source="a post")
 def test_passes(seen):
@@ -63,6 +72,11 @@ def test_skipped(case):
 def test_known():
     assert 5 == 6
 """
+
+
+@pytest.fixture(autouse=True)
+def cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKHARNESS_CACHE", str(pytester.path / "cache"))
 
 
 def run(pytester: pytest.Pytester, text: str, *options: str) -> tuple[pytest.RunResult, Record]:
@@ -103,8 +117,9 @@ def test_every_format_is_written_and_tells_the_same(
     assert "not ok 1 loading" in (out / "results.ktap").read_text()
     result.stdout.fnmatch_lines(["report: *report.html"])
     # The failing test's console came along, within limits.
-    (console,) = cases["test_fails"].consoles
-    assert console.kernel == "host"
+    console, alpha = cases["test_fails"].consoles
+    assert (console.kernel, alpha.kernel) == ("host", "alpha"), "the host is the first, as in memory"
+    assert Path(cases["test_fails"].kept).is_relative_to(pytester.path / "cache/failures")
     assert len(console.lines) == record.LINES
     assert console.lines[-3].text == "^[[31m<script>alert(1)</script>^[[0m"
     assert console.lines[-1].text == "the last"
