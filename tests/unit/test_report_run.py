@@ -40,7 +40,8 @@ def printed(request):
     far.sendall(b"Kernel panic - not syncing: early\r\n" + b"a line\r\n" * 1000)
     far.sendall(b"\x1b[31m<script>alert(1)</script>\x1b[0m\r\nKernel panic - not syncing: so\r\nthe last\r\n")
     pump.drain(5)
-    request.node.stash[LAB] = SimpleNamespace(machine=SimpleNamespace(consoles={"alpha": alpha, "host": console}))
+    machine = SimpleNamespace(consoles={"alpha": alpha, "host": console})
+    request.node.stash[LAB] = SimpleNamespace(machine=machine)
     failure.keep(failure.Failure(test=request.node.nodeid, ended=time.time(), why="it fails"), {})
     yield
     for end in (far, pump, other, alphas):
