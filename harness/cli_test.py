@@ -88,6 +88,7 @@ def judge(
     from harness.report.record import Record
 
     progress = Progress()
+    testing.require_tests(arguments)
     if listing:
         found = testing.collect(chosen.kernel)
         if json:

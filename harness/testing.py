@@ -123,9 +123,15 @@ def bisect_status(status: int, summary: Summary) -> int:
     return status if summary.passed + summary.known else SKIP
 
 
-def names_tests(words: Sequence[str]) -> bool:
-    """Say whether the command line names tests of the suite."""
-    return any(is_test for _, is_test in _words(words))
+def require_tests(words: Sequence[str]) -> None:
+    """Raise UsageError where the command line names a file of tests that is none of the suite's."""
+    for option, (word, is_test) in zip(("", *words), _words(words), strict=False):
+        file = word.partition("::")[0]
+        if file.endswith(".py") and not is_test and not option.startswith("-"):
+            raise UsageError(
+                f"{file} is not in tests/conformance, which is what `mkh test` judges by",
+                advice=f"run it by itself: .venv/bin/pytest {word}",
+            )
 
 
 def _words(words: Sequence[str]) -> Iterator[tuple[str, bool]]:

@@ -105,6 +105,8 @@ def test_a_reader_that_leaves_is_no_error(words):
         ("build --nonsense", 2),
         ("build no-such-definition", 2),
         ("test --workers many", 2),
+        ("test /somewhere/test_mine.py -k words", 2),
+        ("test tests/vm/test_guest.py", 2),
         ("test --workers many --bisect", 128),
         ("test --kernel no-such-definition --bisect", 128),
         ("test --against no-such-run --bisect", 128),
