@@ -57,7 +57,7 @@ def run(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) + 1
     # Wherever the command is given, they are this checkout's.
-    where = [str(paths.CHECKOUT / word) for word, is_test in _words(options) if is_test] or [str(CONFORMANCE)]
+    where = [str(paths.CHECKOUT / word) for word in named(options)] or [str(CONFORMANCE)]
     others = [word for word, is_test in _words(options) if not is_test]
     began = time.time()
     reporting = ["--report", str(report)] if report is not None else []
@@ -121,6 +121,11 @@ def bisect_status(status: int, summary: Summary) -> int:
     if summary.failed + summary.unstable:
         return 1
     return status if summary.passed + summary.known else SKIP
+
+
+def named(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line that name tests of the suite."""
+    return [word for word, is_test in _words(words) if is_test]
 
 
 def require_tests(words: Sequence[str]) -> None:

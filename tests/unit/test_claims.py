@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from harness import paths, testing
+from harness.errors import UsageError
 from harness.report import compare, suite
 from harness.report.suite import Claim, Suite, Summary
 
@@ -245,10 +246,16 @@ def test_new_failures() -> None:
 
 
 def test_the_value_of_an_option_names_no_tests() -> None:
-    assert not testing.names_tests(["--kernel", "rfc-v1", "--series", str(paths.KERNELS), "-k", "x"])
-    assert not testing.names_tests(["--deselect", "tests/conformance/starting/test_soak.py"])
-    assert testing.names_tests(["-x", "tests/conformance/loading"])
-    assert testing.names_tests([f"{testing.CONFORMANCE}/starting/test_start.py::test_clock"])
+    assert not testing.named(["--kernel", "rfc-v1", "--series", str(paths.KERNELS), "-k", "x"])
+    assert not testing.named(["--deselect", "tests/conformance/starting/test_soak.py"])
+    assert testing.named(["-x", "tests/conformance/loading"])
+    assert testing.named([f"{testing.CONFORMANCE}/starting/test_start.py::test_clock"])
+
+
+def test_a_file_that_is_none_of_the_suites_is_refused() -> None:
+    testing.require_tests(["-x", "tests/conformance/loading/test_it.py", "--series", "/my/series.py"])
+    with pytest.raises(UsageError, match=r"tests/vm/test_guest\.py is not in tests/conformance"):
+        testing.require_tests(["-x", "tests/conformance/loading", "tests/vm/test_guest.py::test_it"])
 
 
 FLAKY = """
