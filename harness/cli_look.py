@@ -74,7 +74,7 @@ def memory_map(
         partition = Partition(lab)
         findings, parts = partition.findings(), partition.map()
     display = Display(width=None if sys.stdout.isatty() else 160)
-    display.print(draw(parts))
+    display.print(draw(parts, display.width))
     for finding in findings:
         display.print(f"finding: {finding}", markup=False, highlight=False, soft_wrap=True)
     return 1 if findings else 0

@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 from harness.klog.symbols import Symbols
 from harness.lab import Lab
 from harness.mappings import origin
-from harness.model import Evidence, Finding, FixedArea, Layout, Owner, Region, common, without
+from harness.model import Evidence, Finding, FixedArea, Layout, Owner, Region, common, merged, without
 from harness.multikernel.kernel import Kernel, Resource
 from harness.multikernel.layout import HOST, claimed_layout
 from harness.oracle.pagetables import Leaves, Mapping, levels_of, walk
@@ -234,7 +234,7 @@ def parts_of(look: Look) -> tuple[Part, ...]:
             why,
             len(pages_in(written, [region])),
             {
-                name: sum(one.physical.size for one in leaves.into([region]))
+                name: sum(part.size for part in merged(one.physical for one in leaves.into([region])))
                 for name, leaves in kernels.items()
             },
         )

@@ -12,7 +12,7 @@ KEYS_WAITING = "  g go on  e end"
 HELP = """\
 Whatever is typed goes to the chosen kernel, but for what follows {prefix}.
 
-  {prefix} 1 .. 9    choose a kernel; Tab, n, arrows: the next, N: the last
+  {prefix} 1 .. 9    choose a kernel; Tab, n, arrows: the next; N: the one before
   {prefix} z         the chosen kernel alone, and back
   {prefix} s         look back: arrows, Page Up/Down, Home, End; q: live again
   {prefix} /         search what was printed, backwards; n: older, N: newer
@@ -26,5 +26,5 @@ Whatever is typed goes to the chosen kernel, but for what follows {prefix}.
   {prefix} d         detach: leave the view; the machine stays
   {prefix} q         quit; `mkh console`'s machine ends with it
 
-Where a failed test waits: {prefix} g goes on with the tests, {prefix} e ends
+Where a failed test waits: {prefix} g goes on with the tests, {prefix} e ends them.
 """

@@ -129,7 +129,8 @@ def attaching(name: str, script: Path) -> str:
     return f"""\
 another console   mkh console --attach {name}
 gdb               {gdb.command(script)}
-                  in it: kernels (what each vCPU runs), kernel NAME (its symbols, its vCPU);
-                  all kernels stand still while gdb does, `continue` lets them run
+                  in it: kernels (what each vCPU runs), kernel NAME (its symbols
+                  and vCPU); all kernels stand still while gdb does, `continue`
+                  lets them run
 drgn              mkh debug {name} --drgn
                   on the memory as it is then; of a spawned kernel: --of NAME"""

@@ -243,8 +243,8 @@ class View:
         if mode == "confirming":
             return " quit, which ends this machine? q: yes, any other key: no"
         if mode == "command":
-            known = KEYS_LONG if width > len(KEYS_LONG) + len(KEYS_WAITING) else KEYS_SHORT
-            return known + (KEYS_WAITING if self.waits else "")
+            waiting = KEYS_WAITING if self.waits else ""
+            return (KEYS_LONG if width > len(KEYS_LONG) + len(waiting) else KEYS_SHORT) + waiting
         if self._overlay is not None:
             again = "  r again" if self._question in {"map", "vcpus"} else ""
             return f" arrows, Page Up/Down  / search  q back{again}{working}{note}"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Who claims what of a machine's memory, from what hosts list and the harness granted; and its map."""
 
+import pytest
+
 from harness.definition import SpawnedKernel, load_topology
 from harness.model import Layout, Region
 from harness.multikernel.dialect import LOW
@@ -105,4 +107,23 @@ def test_map() -> None:
     assert strip.startswith("=hhhh")
     assert "=.aaaa" in strip
     assert "ab." in strip
-    assert any("b bravo" in line and "16,384 KiB" in line for line in table)
+    assert any("b bravo" in line and "16,384" in line for line in table)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 81, 90, 100, 110, 120, 200])
+@pytest.mark.parametrize("kernels", [["host"], ["host", "alpha"], ["host", "alpha", "bravo", "charlie"]])
+def test_map_fits_any_terminal_and_cuts_nothing(width: int, kernels: list[str]) -> None:
+    most = 1040 * MIB
+    parts = [
+        Part(region, claim, why, 12_345, dict.fromkeys(kernels, most))
+        for region, claim, why in claims_of(layout(), RAM)
+    ]
+    text = text_of(parts, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\u2026" not in text
+    for part in parts:
+        row = next(line for line in text.splitlines()[1:] if str(part.region) in line)
+        assert f"{part.region.size >> 10:,}" in row
+        assert "12,345" in row
+        assert row.count(f"{most >> 10:,}") == (0 if "more columns" in text else len(kernels))
+    assert ("more columns" in text) == (width < 60 + 10 * len(kernels))
