@@ -34,8 +34,8 @@ PLACE = re.compile(
 """Files and lines are there when the tree is in which the kernel was built."""
 BUSY = re.compile(r" \(This computer is busy: [^)]*\)")
 LAST = re.compile(r"; last line 0\.0 s ago: .*")
-PASSING = re.compile(r" +-0\.000 s  |    \S+\+0xN|  0\.7 s before|vCPU | \? |│")
-"""What else went on meanwhile: lines of consoles, stacks, idle vCPUs, rows of the map."""
+PASSING = re.compile(r" +-0\.000 s  |    \S+\+0xN|  0\.7 s before|vCPU | \? |│|machines: ")
+"""What else went on meanwhile: lines of consoles, stacks, idle vCPUs, rows of the map; what was booted."""
 SAME = (
     (re.compile(r"/tmp/\S*/"), "TMP/"),
     (re.compile(r"^ *-?\d+\.\d{3} s  ", re.M), "   -0.000 s  "),
