@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 from harness import paths
 
-KEPT = 4 << 20
+KEPT = 1 << 20
 """Bytes at the end that are kept in memory; twice as many before any go to the file."""
-PIECE = 4 << 20
+PIECE = 1 << 20
 """Bytes that are searched at once."""
 MATCH_MAX = 1 << 20
 """Bytes that a match of ``search`` can surely have where all is more than one piece."""
