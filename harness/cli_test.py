@@ -205,6 +205,10 @@ def runs(
     all: Annotated[
         bool, Parameter(negative="", help="Runs of earlier tests, too, not only of those here.")
     ] = False,
+    carry: Annotated[
+        Path | None,
+        Parameter(help="Folder that carries runs from computer to computer: take its, leave ours."),
+    ] = None,
 ) -> int:
     """Show how often each area of the suite was run on a build, and how often it failed.
 
@@ -219,6 +223,8 @@ def runs(
 
     built = build_of(kernel, series, base, Progress())
     display = Display(width=None if sys.stdout.isatty() else 160)
+    if carry is not None:
+        print(f"{carry}: {history.carry(built.digest, carry)} lines more", file=sys.stderr)
     if gaps:
         display.print(report.table(report.read(built.digest)))
         return 0

@@ -17,8 +17,6 @@ from rich.table import Table
 from harness.oracle.gaps import Gaps
 from harness.report import history
 
-KIND = "gaps"
-
 
 class Figures(msgspec.Struct, frozen=True):
     """The longest gap of one kernel in one watch, in ms, whole and net, and the watch's length."""
@@ -68,13 +66,13 @@ def keep(build: str, kind: str, idle: Gaps, seen: Gaps, bystanders: Iterable[str
         Record(now, kind, name, figures(idle, name), figures(seen, name), load) for name in bystanders
     )
     for record in records:
-        history.keep(build, KIND, record)
+        history.keep(build, history.GAPS, record)
     return records
 
 
 def read(build: str) -> tuple[Record, ...]:
     """Return all that was kept of a build, the oldest first."""
-    return history.kept(build, KIND, Record)
+    return history.kept(build, history.GAPS, Record)
 
 
 def line(records: Sequence[Record]) -> str:

@@ -2,8 +2,8 @@
 """All runs of the suite on a build, one line each: how often did which area hold?
 
 A verdict on flakes needs many runs, and they come from many sessions. Each run adds its line to
-``runs/DIGEST.history`` in the cache. With each area stands a digest of what judges there: a run of other
-tests says nothing about these.
+``runs/DIGEST.history`` in the cache, and a folder carries lines from one computer to the next. With each
+area stands a digest of what judges there: a run of other tests says nothing about these.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 from rich.table import Table
 
 from harness import paths
+from harness.errors import UsageError
 from harness.report.suite import Counts, Summary, Watched
 
 JUDGES = ("tests/conformance/*.py", "harness/**/*.py")
@@ -31,6 +32,9 @@ BESIDE = re.compile(
 )
 """What does not: it shows, asks, or makes the build, whose digest is known."""
 
+
+HISTORY, GAPS = "history", "gaps"
+"""What is kept of a build and carried: runs (here), how long kernels stood still (harness.report.gaps)."""
 
 T = TypeVar("T")
 
@@ -71,20 +75,13 @@ def load() -> float:
 
 def keep(build: str, kind: str, what: msgspec.Struct) -> None:
     """Add a line about a build to its file of this kind: one write, so several processes may at once."""
-    file = _file(build, kind)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as stream:
-        stream.write(msgspec.json.encode(what) + b"\n")
+    _append(_file(build, kind), [msgspec.json.encode(what)])
 
 
 def kept(build: str, kind: str, type: type[T]) -> tuple[T, ...]:
     """Return all that was kept so, the oldest first; a line that is none is passed over."""
-    try:
-        lines = _file(build, kind).read_bytes().splitlines()
-    except OSError:
-        return ()
     found = []
-    for line in lines:
+    for line in _lines(_file(build, kind)):
         try:
             found.append(msgspec.json.decode(line, type=type))
         except msgspec.MsgspecError:
@@ -92,14 +89,49 @@ def kept(build: str, kind: str, type: type[T]) -> tuple[T, ...]:
     return tuple(found)
 
 
+def carry(build: str, folder: Path) -> int:
+    """Give this computer and a folder each other's lines about a build; return how many the folder gained.
+
+    Raises UsageError when the folder cannot be one.
+    """
+    gained = 0
+    for kind in (HISTORY, GAPS):
+        here = _file(build, kind)
+        there = folder / here.name
+        try:
+            ours, theirs = _lines(here), _lines(there)
+            _append(here, [line for line in theirs if line not in ours])
+            missing = [line for line in ours if line not in theirs]
+            _append(there, missing)
+        except OSError as error:
+            raise UsageError(
+                f"--carry {folder}: {error}", advice="name a folder that can be written"
+            ) from error
+        gained += len(missing)
+    return gained
+
+
 def _file(build: str, kind: str) -> Path:
     return paths.cache() / "runs" / f"{build}.{kind}"
+
+
+def _lines(file: Path) -> list[bytes]:
+    return [line for line in file.read_bytes().split(b"\n") if line] if file.exists() else []
+
+
+def _append(file: Path, lines: Sequence[bytes]) -> None:
+    if not lines:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as stream:
+        stream.write(b"".join(line + b"\n" for line in lines))
 
 
 def append(summary: Summary) -> None:
     """Add a run."""
     run = Run(
-        round(time.time()),
+        # To the millisecond, so that no two runs have the same line: those are carried once.
+        round(time.time(), 3),
         load(),
         summary.kernel,
         summary.areas,
@@ -107,12 +139,12 @@ def append(summary: Summary) -> None:
         summary.watched,
         {area: suite_digest(area) for area in summary.areas},
     )
-    keep(summary.build, "history", run)
+    keep(summary.build, HISTORY, run)
 
 
 def read(build: str) -> tuple[Run, ...]:
     """Return all runs on a build, the oldest first."""
-    return kept(build, "history", Run)
+    return kept(build, HISTORY, Run)
 
 
 def failed_now(runs: Sequence[Run]) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness import paths
+from harness.errors import UsageError
 from harness.report import history
 from harness.report.suite import Counts, Summary, Watched
 
@@ -55,6 +56,28 @@ def test_a_line_that_was_cut_is_passed_over(cache: Path) -> None:
     with (cache / "runs" / "abc.history").open("ab") as file:
         file.write(b'{"ended": 17')
     assert len(history.read("abc")) == 1
+
+
+def test_a_folder_carries_runs_to_the_next_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "carried"
+    for computer in ("first", "second", "third"):
+        monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path / computer))
+        history.append(summary(failed=int(computer == "second")))
+        history.keep("abc", history.GAPS, Watched())
+        history.carry("abc", folder)
+        assert history.carry("abc", folder) == 0, "nothing is new the second time"
+    assert len(history.read("abc")) == 3
+    assert len((folder / "abc.gaps").read_bytes().splitlines()) == 1, "one line that all of them have"
+    row = next(line for line in shown().splitlines() if "messages" in line)
+    assert [cell.strip() for cell in row.split("│")][4:6] == ["3", "1"]
+
+
+def test_a_file_carries_nothing(tmp_path: Path) -> None:
+    history.append(summary())
+    (tmp_path / "carried").write_text("mine")
+    with pytest.raises(UsageError, match="carried"):
+        history.carry("abc", tmp_path / "carried")
+    assert (tmp_path / "carried").read_text() == "mine"
 
 
 def test_nothing_yet() -> None:

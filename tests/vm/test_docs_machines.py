@@ -24,7 +24,7 @@ ALONE = (
     "mkh build reference --series SERIES --json",
     "mkh build mine.toml",
     "mkh store show reference",
-    "mkh runs --kernel reference",
+    "mkh runs --kernel reference --carry runs",
     "mkh runs --gaps",
     "mkh map --kernel reference --series SERIES",
     "mkh bench --messages --kernel reference --rounds 1",
