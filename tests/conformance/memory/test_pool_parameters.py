@@ -36,6 +36,7 @@ VALUES = {
     "over the end of memory": "512M@0x70000000",
     "over the initrd": "{initrd}",
     "an address a page too high": "512M@0x40001000",
+    "something behind the address": "512M@0x40000000,1",
     "given twice": "512M@0x20000000 mkkernel_pool=512M@0x40000000",
     "beyond mem=": "512M@0x40000000 mem=1G",
 }
@@ -140,7 +141,7 @@ def test_bad_value(boot: Boot, seen: Seen, what: str) -> None:
     if pool is None:
         assert said, "there is no pool, and the log does not say why"
         return
-    asked = [re.split(r"[@ ]", one)[:2] for one in value.split("mkkernel_pool=")]
+    asked = [re.split("[@ ,]", one)[:2] for one in value.split("mkkernel_pool=")]
     assert [pool.start, pool.size] in [[size_of(at), size_of(size)] for size, at in asked], (
         f"the pool is at {pool}, which nobody asked for:\n" + "\n".join(said)
     )

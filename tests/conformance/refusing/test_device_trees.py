@@ -242,6 +242,30 @@ def test_offline_cpu(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) 
     assert mk.names() == []
 
 
+@claim(
+    "where one CPU does not go offline, no instance is made, and the CPUs that did are online again",
+    source="kernels/reference/README.md: CPUs are taken from the host; all of a tree is taken or none",
+)
+@pytest.mark.usefixtures("untouched")
+def test_cpu_that_stays(lab: Lab, mk: Interface, seen: Seen) -> None:
+    last = lab.topology.vcpus - 1
+    online = "cat /sys/devices/system/cpu/online"
+    before = lab.host.run(online)
+    # The host's hotplug machinery fails on request, at a step that it takes for each CPU.
+    fail = f"/sys/devices/system/cpu/cpu{last}/hotplug/fail"
+    lab.host.run(
+        "step=$(grep workqueue:online /sys/devices/system/cpu/hotplug/states | cut -d: -f1);"
+        f" echo $step >{fail}"
+    )
+    with lab.host.console.expected("does not go offline", required=False):
+        outcome = mk.write_tree(tree({"alpha": good(lab, cpus=[last - 1, last])}))
+    names, after = mk.names(), lab.host.run(online)
+    lab.host.run(f"echo -1 >{fail}")
+    seen(f"{outcome.error or 'taken'}; CPUs {after} online")
+    assert not outcome.ok, f"{names} was made of a CPU that stays with the host: {after} are online"
+    assert (names, after) == ([], before)
+
+
 @claim("an instance's name is a plain file name", source="interface sheet BI-1")
 @pytest.mark.usefixtures("untouched")
 def test_names(lab: Lab, mk: Interface, seen: Seen) -> None:
