@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from hypothesis import settings
+from interruptible import interruptible
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+interruptible()

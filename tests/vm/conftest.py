@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from interruptible import interruptible
 from tmux import Tmux
 
 from harness.definition import SerialLine
 from harness.vm.accel import Accel, choose
 from harness.vm.machine import Machine, MachineSpec
+
+interruptible()
 
 
 @pytest.fixture(scope="session")
