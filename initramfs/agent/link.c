@@ -80,7 +80,11 @@ void link_open(const char *path)
 	cfmakeraw(&raw);
 	raw.c_cflag |= CLOCAL | CREAD;
 	cfsetspeed(&raw, B115200);
-	if (tcsetattr(tty, TCSAFLUSH, &raw))
+	/*
+	 * What came in until now was echoed, and one ^S among it stopped all output: it never drains
+	 * (TCSAFLUSH would wait for that).
+	 */
+	if (tcsetattr(tty, TCSANOW, &raw) || tcflush(tty, TCIOFLUSH))
 		err(1, "%s", path);
 	/* Writes block: the UART's pace is the agent's pace. */
 	fcntl(tty, F_SETFL, fcntl(tty, F_GETFL) & ~O_NONBLOCK);

@@ -41,6 +41,18 @@ def test_kernel_messages_do_not_tear_an_answer(shared: Machine) -> None:
     assert shared.console("guest").expect("message 100")
 
 
+def test_an_agent_that_was_called_before_it_listened(machine: Machine) -> None:
+    # The line is as a kernel makes it: it echoes, and ^S stops what it sends.
+    guest = machine.channel("guest")
+    guest.run(
+        "(stty -F /dev/ttyS3 sane ixon; sleep 0.2; killall mkagent; exec sleep 5) </dev/ttyS3 >/dev/null 2>&1 &"
+    )
+    machine.console("guest").expect("the agent on ttyS3 ended")
+    guest._link.hello(0x13131313)
+    guest.wait_ready(timeout=10)
+    assert guest.run("echo here").text == "here"
+
+
 def test_people_can_type(shared: Machine) -> None:
     console = shared.console("guest")
     console.send("echo typed $((6 * 7))\n")
