@@ -16,7 +16,7 @@ import numpy as np
 from harness.model import Evidence, Finding, Region
 from harness.vm.ram import Ram
 from harness.vm.ram_pages import PAGE, Bytes, Pages
-from harness.vm.ram_scan import regions_of
+from harness.vm.ram_scan import filled, regions_of
 
 SHOWN = 8
 """Pages, or stretches of pages, that a finding shows."""
@@ -37,8 +37,7 @@ def written_free(ram: Ram, written: Pages, free: Iterable[Region]) -> Finding | 
 
     Zeros do not count: a kernel may clear what it gives back.
     """
-    suspects = pages_in(written, free)
-    strays = suspects[ram.rows(suspects).any(axis=1)] if len(suspects) else suspects
+    strays = filled(ram, pages_in(written, free))
     if not len(strays):
         return None
     stretches = ", ".join(map(str, regions_of(strays)[:SHOWN]))

@@ -105,8 +105,10 @@ def forks(request: pytest.FixtureRequest, build: Build) -> Forks:
     from harness.definition import load_topology
     from harness.forks import Forks
     from harness.machines import NAME, Machines
+    from harness.malloc import give_back
     from harness.vm.accel import choose
 
+    give_back()
     topology = load_topology(request.config.getoption("--topology") or build.definition.topology)
     made = Forks(build, topology, choose(request.config.getoption("--accel")))
     _listen(request.config)

@@ -82,6 +82,12 @@ def differing(one: Ram, other: Ram) -> Pages:
     return np.concatenate(result)
 
 
+def filled(ram: Ram, pages: Pages | None = None) -> Pages:
+    """Return which of ``pages``, by default of all that were touched, are not all zeros."""
+    found = [numbers[_words(data).any(axis=1)] for numbers, data in ram.chunks(pages)]
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
 def find(ram: Ram, pattern: bytes, within: Iterable[Region] | None = None) -> Iterator[int]:
     """Yield each address where ``pattern`` stands, from the lowest; occurrences may overlap.
 

@@ -194,6 +194,14 @@ def test_a_search_finds_each_place_once(fork: Fork) -> None:
     assert not list(ram_scan.find(fork.ram, b"x" * 4 * MIB))
 
 
+def test_pages_that_hold_something(fork: Fork) -> None:
+    fork.put(5 * PAGE - 1, "x")
+    fork.ram.write(7 * PAGE, bytes(PAGE))
+    assert ram_scan.filled(fork.ram).tolist() == [1, 2, 4, BEHIND // PAGE + 1]
+    assert ram_scan.filled(fork.ram, np.array([0, 4, 7])).tolist() == [4]
+    assert not ram_scan.filled(fork.ram, np.empty(0, np.int64)).size
+
+
 def test_digests_tell_what_changed(fork: Fork, other: Fork) -> None:
     before = ram_scan.digests(fork.ram)
     assert before.pages.tolist() == [1, 2, BEHIND // PAGE + 1]

@@ -44,9 +44,8 @@ def test_kernel_messages_do_not_tear_an_answer(shared: Machine) -> None:
 def test_an_agent_that_was_called_before_it_listened(machine: Machine) -> None:
     # The line is as a kernel makes it: it echoes, and ^S stops what it sends.
     guest = machine.channel("guest")
-    guest.run(
-        "(stty -F /dev/ttyS3 sane ixon; sleep 0.2; killall mkagent; exec sleep 5) </dev/ttyS3 >/dev/null 2>&1 &"
-    )
+    stop = "stty -F /dev/ttyS3 sane ixon; sleep 0.2; killall mkagent; exec sleep 5"
+    guest.run(f"({stop}) </dev/ttyS3 >/dev/null 2>&1 &")
     machine.console("guest").expect("the agent on ttyS3 ended")
     guest._link.hello(0x13131313)
     guest.wait_ready(timeout=10)

@@ -20,7 +20,7 @@ from harness.replacement import boot_again
 from harness.scene import Scene, wait_for_state
 from harness.service import gaps
 from harness.vm.ram import ram_of
-from harness.vm.ram_scan import regions_of
+from harness.vm.ram_scan import filled, regions_of
 
 pytestmark = pytest.mark.needs("spawn", "instances", "halt", "force", "unload")
 
@@ -96,11 +96,10 @@ def test_removed_after_its_death(lab: Lab, mk: Interface, alpha: SpawnedKernel, 
     payload.last_command("crash")
     assert wait_for_state(mk, alpha.name, "failed", lab.host.factor) == "failed"
     ram, region = ram_of(lab.machine), payload.instance.ram
-    assert ram.rows(pages_in(ram.written(), [region])).any(), "there was nothing to clear"
+    assert len(filled(ram, pages_in(ram.written(), [region]))), "there was nothing to clear"
     mk.remove(alpha.name).require()
     lost = census.take(lab.host).lost_since(before)
-    pages = pages_in(ram.written(), [region])
-    left = regions_of(pages[ram.rows(pages).any(axis=1)])
+    left = regions_of(filled(ram, pages_in(ram.written(), [region])))
     seen("; ".join(lost) or f"{', '.join(before.lists)} as before; left in {region}: {len(left)} stretches")
     assert not lost, "\n".join(lost)
     assert not left, f"memory of the dead kernel was not cleared: {', '.join(map(str, left[:8]))}"

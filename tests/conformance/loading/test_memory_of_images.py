@@ -12,12 +12,15 @@ from harness.lab import Lab
 from harness.multikernel import census
 from harness.multikernel.interface import LOAD_LIMIT, Interface
 from harness.multikernel.payload import FILE, Payload
+from harness.oracle.partition import pages_in
 from harness.plugin import Seen, claim
 from harness.vm.ram import ram_of
-from harness.vm.ram_scan import find
+from harness.vm.ram_scan import filled, find, regions_of
 
 pytestmark = pytest.mark.needs("instances", "unload", "halt")
 
+PIECE = 1 << 20
+"""Bytes written at once."""
 ENOUGH_KIB = 1024
 """KiB of the host's memory that wander, less than any kernel has."""
 SETUP_SECTS, INIT_SIZE = 0x1F1, 0x260
@@ -35,7 +38,8 @@ def test_rest_of_a_segment(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: 
     head, size = lab.host.channel.get("/run/head"), int(lab.host.run("stat -c %s /boot/bzImage"))
     begin = (head[SETUP_SECTS] + 1) * 512
     (needed,) = struct.unpack_from("<I", head, INIT_SIZE)
-    ram.write(region.start, np.full(region.size, 0xA5, np.uint8))
+    for start in range(region.start, region.end, PIECE):
+        ram.write(start, b"\xa5" * min(PIECE, region.end - start))
     mk.load(ready.id, initrd="/run/initrd").require()
     (kernel,) = find(ram, head[begin:], [region])
     (initrd,) = find(ram, b"initrd\0", [region])
@@ -86,15 +90,13 @@ def test_costs_the_host_nothing(lab: Lab, mk: Interface, ready: SpawnedKernel, s
 def test_nothing_left(lab: Lab, mk: Interface, ready: SpawnedKernel, seen: Seen) -> None:
     ram, region = ram_of(lab.machine), mk.region(ready.name)
     mk.load(ready.id, image=FILE, initrd="/boot/initrd", arguments="word").require()
-    filled = int(np.count_nonzero(ram.array(region.start, region.size)))
+    before = filled(ram, pages_in(ram.touched(), [region]))
     mk.unload(ready.id).require()
     mk.remove(ready.name).require()
-    left = np.flatnonzero(ram.array(region.start, region.size))
-    seen(f"{filled} bytes of {region} were not zero while it was loaded, {len(left)} after its removal")
-    assert filled, "nothing was loaded"
-    assert not len(left), (
-        f"{len(left)} bytes of the memory were not cleared, the first at {region.start + int(left[0]):#x}"
-    )
+    left = filled(ram, pages_in(ram.touched(), [region]))
+    seen(f"{len(before)} pages of {region} were not zero while it was loaded, {len(left)} after its removal")
+    assert len(before), "nothing was loaded"
+    assert not len(left), f"not cleared: {', '.join(map(str, regions_of(left)[:8]))}"
 
 
 @claim(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import secrets
 import time
 
-import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -15,10 +14,11 @@ from harness.lab import Lab
 from harness.model import Region, without
 from harness.multikernel.interface import Interface
 from harness.multikernel.payload import FILE, Payload, spawn_payload
+from harness.oracle.partition import pages_in
 from harness.plugin import Seen, claim
 from harness.replacement import replace_host
 from harness.vm.ram import Ram, ram_of
-from harness.vm.ram_scan import digests, find, regions_of
+from harness.vm.ram_scan import digests, filled, find, regions_of
 
 pytestmark = pytest.mark.needs("spawn", "instances", "remove", "unload")
 
@@ -82,10 +82,8 @@ def test_secret(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen, how: 
     mk.create(granted).require()
     now = mk.region(granted.name)
     assert now == region, f"the next instance has {now}: the pool has not got {region} back"
-    rest = np.flatnonzero(ram.array(region.start, region.size))
-    assert not len(rest), (
-        f"the next owner finds {len(rest)} bytes, the first at {region.start + int(rest[0]):#x}"
-    )
+    rest = regions_of(filled(ram, pages_in(ram.touched(), [region])))
+    assert not rest, f"the next owner finds something in {', '.join(map(str, rest[:8]))}"
 
 
 @claim(
@@ -107,10 +105,10 @@ def test_unloaded(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen: Seen) -> 
     mk.unload(alpha.id).require()
     mk.remove(alpha.name).require()
     left = {name: [f"{at:#x}" for at in find(ram, part, [pool])] for name, part in parts.items()}
-    rest = int(np.count_nonzero(ram.array(region.start, region.size)))
-    seen(f"copies while loaded: {before}; {rest} bytes of {region} are not zero afterwards")
+    rest = filled(ram, pages_in(ram.touched(), [region]))
+    seen(f"copies while loaded: {before}; {len(rest)} pages of {region} are not zero afterwards")
     assert not any(left.values()), f"still in the pool: {left}"
-    assert rest == 0
+    assert not len(rest), f"not zero: {', '.join(map(str, regions_of(rest)[:8]))}"
 
 
 @claim(
@@ -129,12 +127,12 @@ def test_of_an_earlier_host(lab: Lab, mk: Interface, alpha: SpawnedKernel, seen:
     mk.mount()
     mk.create(granted).require()
     assert mk.region(alpha.name) == region, "the successor's instance has other memory: this shows nothing"
-    rest = np.flatnonzero(ram.array(region.start, region.size))
+    rest = filled(ram, pages_in(ram.touched(), [region]))
     kept = [f"{at:#x}" for at in find(ram, word.encode(), [region])]
-    seen(f"{len(rest)} bytes of {region} are not zero, the old command line is there {len(kept)} times")
+    seen(f"{len(rest)} pages of {region} are not zero, the old command line is there {len(kept)} times")
     assert not len(rest), (
-        f"left there by an earlier host's instance: {len(rest)} bytes, the first at"
-        f" {region.start + int(rest[0]):#x}; its command line at {kept}"
+        f"left there by an earlier host's instance: {', '.join(map(str, regions_of(rest)[:8]))};"
+        f" its command line at {kept}"
     )
 
 
