@@ -31,6 +31,8 @@ STATUSES: Mapping[int, int] = {
     pytest.ExitCode.NO_TESTS_COLLECTED: 2,
 }
 """Exit statuses for pytest's; others are 1."""
+BARE = {"-x", "-v", "-vv", "-q", "-s", "-l", "--lf", "--ff", "--sw", "--pdb", "--trust", "--no-oracles"}
+"""Options without a value: a file behind any other may be that option's."""
 SKIP, STOP = 125, 128
 """What `git bisect run` takes for a revision that cannot be judged, and for the end of the bisection."""
 
@@ -132,7 +134,7 @@ def require_tests(words: Sequence[str]) -> None:
     """Raise UsageError where the command line names a file of tests that is none of the suite's."""
     for option, (word, is_test) in zip(("", *words), _words(words), strict=False):
         file = word.partition("::")[0]
-        if file.endswith(".py") and not is_test and not option.startswith("-"):
+        if file.endswith(".py") and not is_test and (option in BARE or not option.startswith("-")):
             raise UsageError(
                 f"{file} is not in tests/conformance, which is what `mkh test` judges by",
                 advice=f"run it by itself: .venv/bin/pytest {word}",

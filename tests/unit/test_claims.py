@@ -256,6 +256,8 @@ def test_a_file_that_is_none_of_the_suites_is_refused() -> None:
     testing.require_tests(["-x", "tests/conformance/loading/test_it.py", "--series", "/my/series.py"])
     with pytest.raises(UsageError, match=r"tests/vm/test_guest\.py is not in tests/conformance"):
         testing.require_tests(["-x", "tests/conformance/loading", "tests/vm/test_guest.py::test_it"])
+    with pytest.raises(UsageError, match=r"tests/vm/test_guest\.py is not in tests/conformance"):
+        testing.require_tests(["-x", "tests/vm/test_guest.py"])
 
 
 FLAKY = """
