@@ -17,6 +17,13 @@ from rich.table import Table
 from harness.oracle.gaps import Gaps
 from harness.report import history
 
+BEAT = 10.0
+"""Milliseconds between two beats; what counts faster, the payload, is held to the same."""
+QUIET = 3.0
+"""Processes that want a core, below which a gap says something of the kernels rather than of this computer."""
+MOST = 3.0
+"""Times the quiet time's longest gap, above which a gap is told."""
+
 
 class Figures(msgspec.Struct, frozen=True):
     """The longest gap of one kernel in one watch, in ms, whole and net, and the watch's length."""
@@ -41,14 +48,19 @@ class Record(msgspec.Struct, frozen=True):
     load: float
 
     @property
+    def quiet(self) -> bool:
+        """Whether nothing else wanted this computer's cores, to speak of."""
+        return self.load < QUIET
+
+    @property
     def ratio(self) -> float:
-        """How much longer than in the quiet time the longest gap was."""
-        return self.seen.ms / self.idle.ms if self.idle.ms else 0.0
+        """How much longer than in the quiet time the longest gap was, of a beat every BEAT ms."""
+        return self.seen.ms / max(self.idle.ms, BEAT)
 
     @property
     def net_ratio(self) -> float:
-        """The same of the net gaps, to the quiet time's nearest millisecond at the least."""
-        return self.seen.net_ms / max(self.idle.net_ms, 1.0)
+        """The same of the net gaps."""
+        return self.seen.net_ms / max(self.idle.net_ms, BEAT)
 
 
 def figures(gaps: Gaps, kernel: str) -> Figures:
@@ -85,27 +97,39 @@ def line(records: Sequence[Record]) -> str:
 
 
 def table(records: Sequence[Record]) -> Table:
-    """Return, for each kind of event, how often it was watched, and the ratios of longest gap to idle's."""
+    """Return, for each kind of event, how often it was watched, and the ratios of longest gap to idle's.
+
+    The figures are those of quiet times; of all, where there were none.
+    """
     shown = Table()
     for column in (
-        *("what happened", "bystander", "times", "load", "longest gap, ms", "of idle: median", "worst"),
-        *("net, ms", "of idle: median", "worst"),
+        *("what happened", "bystander", "times", "quiet", "longest gap, ms", "of idle: median", "worst"),
+        *(f"over {MOST:.0f}", "net, ms", "of idle: median", "worst"),
     ):
         shown.add_column(column)
     for kind, name in sorted({(record.kind, record.bystander) for record in records}):
-        some = [one for one in records if (one.kind, one.bystander) == (kind, name)]
+        every = [one for one in records if (one.kind, one.bystander) == (kind, name)]
+        quiet = [one for one in every if one.quiet]
+        some = quiet or every
         ratios, net = [one.ratio for one in some], [one.net_ratio for one in some]
-        loads = [one.load for one in some]
         shown.add_row(
             kind,
             name,
-            str(len(some)),
-            f"{min(loads):.0f} to {max(loads):.0f}",
+            str(len(every)),
+            str(len(quiet)),
             f"{max(one.seen.ms for one in some):.0f}",
             f"{median(ratios):.1f}",
             f"{max(ratios):.1f}",
+            str(sum(ratio > MOST for ratio in ratios)),
             f"{max(one.seen.net_ms for one in some):.0f}",
             f"{median(net):.1f}",
             f"{max(net):.1f}",
+            style="" if quiet else "dim",
         )
+    quiet = [one for one in records if one.quiet]
+    over = sum(one.ratio > MOST for one in quiet)
+    shown.caption = (
+        f"quiet: fewer than {QUIET:g} processes wanted a core; {len(quiet)} of {len(records)} records are,"
+        f" and in {over} of these the gap was over {MOST:.0f} times the idle one"
+    )
     return shown

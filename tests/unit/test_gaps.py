@@ -21,6 +21,7 @@ from harness.model import Region
 from harness.oracle import gaps as watching
 from harness.oracle.gaps import Counter, Gaps
 from harness.report import gaps as report
+from harness.report import history
 from harness.vm.ram import Ram
 from harness.vm.ram_layout import Layout
 
@@ -130,7 +131,8 @@ def test_records_are_kept_and_counted(
         with Gaps(machine(), {"host": [counter]}) as seen:
             time.sleep(0.6)
         watched.append(seen)
-    for _ in range(2):
+    for load in (1.0, 1.0, 8.0):
+        monkeypatch.setattr(history, "load", lambda load=load: load)
         (record,) = report.keep("abc", "panic in alpha", *watched, ["host"])
     assert record.ratio > 1.5
     assert "host's longest gap" in report.line([record])
@@ -139,5 +141,12 @@ def test_records_are_kept_and_counted(
         display.print(report.table(report.read("abc")))
     row = next(line for line in captured.get().splitlines() if "panic in alpha" in line)
     cells = [cell.strip() for cell in row.split("│")]
-    assert cells[2:4] == ["host", "2"]
+    assert cells[2:5] == ["host", "3", "2"]
     assert float(cells[6]) == pytest.approx(record.ratio, abs=0.06)
+    assert "2 of 3 records" in captured.get()
+
+
+def test_what_counts_faster_is_held_to_the_pace_of_a_beat() -> None:
+    idle, seen = report.Figures(2.0, 2.0, 1500, 1.5), report.Figures(18.0, 17.0, 1400, 1.5)
+    record = report.Record(0.0, "panic in alpha", "bravo", idle, seen, 1.0)
+    assert (record.ratio, record.net_ratio) == (1.8, 1.7)
