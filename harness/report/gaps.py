@@ -20,7 +20,7 @@ from harness.report import history
 BEAT = 10.0
 """Milliseconds between two beats; what counts faster, the payload, is held to the same."""
 QUIET = 3.0
-"""Processes that want a core, below which a gap says something of the kernels rather than of this computer."""
+"""Processes that want a core, below which a gap tells of the kernels and not of this computer."""
 MOST = 3.0
 """Times the quiet time's longest gap, above which a gap is told."""
 
