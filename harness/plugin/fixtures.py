@@ -61,7 +61,7 @@ def capabilities(request: pytest.FixtureRequest, forks: Forks) -> Mapping[str, F
     if request.config.getoption("--trust"):
         found = expected(forks.build.definition)
     else:
-        with _steps(request) as progress:
+        with steps_shown(request) as progress:
             found = probe(forks, progress)
     counted = claims_of(request.config)
     counted.capabilities = {name: result.present for name, result in found.items()}
@@ -82,7 +82,7 @@ def build(request: pytest.FixtureRequest) -> Build:
 
     option = request.config.getoption
     base = option("--base")
-    with _steps(request) as progress:
+    with steps_shown(request) as progress:
         if option("--bzimage") is not None:
             from harness.build.own import own_build
 
@@ -174,13 +174,13 @@ def _machine(request: pytest.FixtureRequest, stage: StageName) -> Iterator[Lab]:
         return
     forks: Forks = request.getfixturevalue("forks")
     with ExitStack() as stack:
-        with _steps(request) as progress:
+        with steps_shown(request) as progress:
             running = stack.enter_context(forks.lab(stage, progress))
         with watched(request, running):
             yield running
 
 
-class _steps:
+class steps_shown:
     """Let builds and boots show their steps although pytest captures the output."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:

@@ -13,8 +13,7 @@ from harness.lab import Lab
 from harness.multikernel.dialect import Image
 from harness.multikernel.layout import HOST
 from harness.multikernel.payload import spawn_payload
-from harness.plugin import Seen, claim
-from harness.progress import Progress
+from harness.plugin import Seen, claim, steps_shown
 from harness.replacement import replace_spawned
 from harness.report import gaps as report
 from harness.service import gaps, quiet
@@ -29,11 +28,12 @@ pytestmark = pytest.mark.needs("spawn", "several", "cpus", "halt")
 @claim(
     "a spawned kernel is replaced by another build while the host and a third kernel serve on", source=PROMISE
 )
-def test_newer_build(three: Lab, seen: Seen, pytestconfig: pytest.Config) -> None:
+def test_newer_build(three: Lab, seen: Seen, request: pytest.FixtureRequest) -> None:
     name = f"{three.build.definition.name}-spawned"
     if not (paths.KERNELS / f"{name}.toml").exists():
         pytest.skip(f"there is no definition {name}: nothing says what to replace it by")
-    newer = build_kernel(load_definition(name), Progress(), series=pytestconfig.getoption("--series"))
+    with steps_shown(request) as progress:
+        newer = build_kernel(load_definition(name), progress, series=request.config.getoption("--series"))
     pair, mk = three.pair(), interface_of(three)
     payload = spawn_payload(three, three.topology.spawned[1])
     before = pair.spawned.read("/proc/version")

@@ -16,7 +16,7 @@ from harness.definition import load_definition, load_topology
 from harness.forks import Forks
 from harness.lab import Pair
 from harness.multikernel import messaging
-from harness.plugin import Seen, claim, watched
+from harness.plugin import Seen, claim, steps_shown, watched
 from harness.progress import Progress
 from harness.vm.accel import choose
 
@@ -28,7 +28,8 @@ def mixed(request: pytest.FixtureRequest, build: Build, pytestconfig: pytest.Con
         name = f"{build.definition.name}-mixed"
         if pytestconfig.getoption("--bzimage") or not (paths.KERNELS / f"{name}.toml").exists():
             pytest.skip(f"there is no definition {name}: nothing says what else to spawn")
-        build = build_kernel(load_definition(name), Progress(), series=pytestconfig.getoption("--series"))
+        with steps_shown(request) as progress:
+            build = build_kernel(load_definition(name), progress, series=pytestconfig.getoption("--series"))
     topology = load_topology(build.definition.topology)
     forks = Forks(build, topology, choose(pytestconfig.getoption("--accel")))
     with forks.lab("spawned", Progress()) as lab, watched(request, lab):
