@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A kept failure as text to mail: narrow, plain, small, and its script is one that bash and gcc take."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -138,12 +139,16 @@ def test_the_script_hands_the_guests_what_mkharness_did(kept: Failure, tmp_path:
     head = head.replace('cd "$(mktemp -d /tmp/repeat-XXXX)"', f'cd "{tmp_path}"')
     file = tmp_path / "head.sh"
     file.write_text(head + "\ndeclare -p plan\n")
-    ran = subprocess.run(
-        ["bash", str(file), str(tmp_path / "bzImage"), str(tmp_path / "tree")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["bash", str(file), str(tmp_path / "bzImage"), str(tmp_path / "tree")]
+
+    def run(busybox: Path) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "BUSYBOX": str(busybox)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    without = run(tmp_path / "none")
+    assert (without.returncode, without.stdout) == (2, "No busybox: say BUSYBOX=FILE, a static one.\n")
+    # It is packed for the guests, not run.
+    ran = run(Path("/bin/true"))
     assert ran.returncode == 0, ran.stderr
     files = (tmp_path / "base/s").glob("*[0-9]")
     found = [one.read_text() for one in files]
