@@ -3,13 +3,13 @@
 
 Page maps and windows of guests' memory come as arrays of megabytes, and each console has a thread. The C
 library keeps what such threads freed for them, and large pieces, too, once one has been freed: a third of
-what a process of the suite took. Source: mallopt(3).
-"""
+what a process of the suite took. Source: mallopt(3)."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 LARGE = 256 << 10
@@ -24,3 +24,6 @@ def give_back() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, LARGE)
         mallopt(_ARENA_MAX, ARENAS)
+    # What there is until now stays: collections need not look at it.
+    gc.collect()
+    gc.freeze()

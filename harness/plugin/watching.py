@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     """
     from harness import pause
 
+    # An earlier test's machine lies in cycles of references, half a MiB, and Python waits until all that it
+    # has is a quarter more.
+    gc.collect()
     request.node.stash[LAB] = lab
     with counted(request.config, lab.build, lab.machine), pause.torn_down(request.node, lab):
         yield from _judged(request, lab)
