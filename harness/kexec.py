@@ -77,7 +77,7 @@ def between_kernels(lab: Lab) -> Iterator[Ram]:
     address = Symbols(lab.build.vmlinux).address(LAST_STEP)
     if address is None:
         raise HarnessError(f"{lab.build.vmlinux} has no function {LAST_STEP}")
-    with attached(lab.machine) as gdb:
+    with lab.host.console.expected(LAST_WORDS, required=False), attached(lab.machine) as gdb:
         gdb.watch(address, 1, "execute")
         gdb.run()
         go(lab)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +27,10 @@ def watched(request: pytest.FixtureRequest, lab: Lab) -> Iterator[None]:
     A failure of the test shows the kernels' consoles.
     """
     from harness import pause
+    from harness.malloc import tidy
 
-    # An earlier test's machine lies in cycles of references, half a MiB, and Python waits until all that it
-    # has is a quarter more.
-    gc.collect()
+    # An earlier test's machine is still there.
+    tidy()
     request.node.stash[LAB] = lab
     with counted(request.config, lab.build, lab.machine), pause.torn_down(request.node, lab):
         yield from _judged(request, lab)
