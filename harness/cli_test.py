@@ -224,7 +224,8 @@ def runs(
     built = build_of(kernel, series, base, Progress())
     display = Display(width=None if sys.stdout.isatty() else 160)
     if carry is not None:
-        print(f"{carry}: {history.carry(built.digest, carry)} lines more", file=sys.stderr)
+        gained = history.carry(built.digest, carry) + report.carry(built.digest, carry)
+        print(f"{carry}: {gained} lines more", file=sys.stderr)
     if gaps:
         display.print(report.table(report.read(built.digest)))
         return 0

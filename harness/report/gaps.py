@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -17,6 +18,7 @@ from rich.table import Table
 from harness.oracle.gaps import Gaps
 from harness.report import history
 
+KIND = "gaps"
 BEAT = 10.0
 """Milliseconds between two beats; what counts faster, the payload, is held to the same."""
 QUIET = 3.0
@@ -78,13 +80,25 @@ def keep(build: str, kind: str, idle: Gaps, seen: Gaps, bystanders: Iterable[str
         Record(now, kind, name, figures(idle, name), figures(seen, name), load) for name in bystanders
     )
     for record in records:
-        history.keep(build, history.GAPS, record)
+        history.keep(build, KIND, record)
     return records
 
 
 def read(build: str) -> tuple[Record, ...]:
     """Return all that was kept of a build, the oldest first."""
-    return history.kept(build, history.GAPS, Record)
+    return history.kept(build, KIND, Record)
+
+
+def carry(build: str, folder: Path) -> int:
+    """Let a folder carry a build's records of quiet times to other computers; see history.carry."""
+    return history.carry(build, folder, KIND, _of_quiet_times)
+
+
+def _of_quiet_times(line: bytes) -> bool:
+    try:
+        return msgspec.json.decode(line, type=Record).quiet
+    except msgspec.MsgspecError:
+        return False
 
 
 def line(records: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -33,8 +33,8 @@ BESIDE = re.compile(
 """What does not: it shows, asks, or makes the build, whose digest is known."""
 
 
-HISTORY, GAPS = "history", "gaps"
-"""What is kept of a build and carried: runs (here), how long kernels stood still (harness.report.gaps)."""
+HISTORY = "history"
+"""The kind of a run's lines."""
 
 T = TypeVar("T")
 
@@ -89,26 +89,23 @@ def kept(build: str, kind: str, type: type[T]) -> tuple[T, ...]:
     return tuple(found)
 
 
-def carry(build: str, folder: Path) -> int:
+def carry(
+    build: str, folder: Path, kind: str = HISTORY, worth: Callable[[bytes], bool] = lambda line: True
+) -> int:
     """Give this computer and a folder each other's lines about a build; return how many the folder gained.
 
-    Raises UsageError when the folder cannot be one.
+    The folder gets those that are ``worth`` it. Raises UsageError when it cannot be one.
     """
-    gained = 0
-    for kind in (HISTORY, GAPS):
-        here = _file(build, kind)
-        there = folder / here.name
-        try:
-            ours, theirs = _lines(here), _lines(there)
-            _append(here, [line for line in theirs if line not in ours])
-            missing = [line for line in ours if line not in theirs]
-            _append(there, missing)
-        except OSError as error:
-            raise UsageError(
-                f"--carry {folder}: {error}", advice="name a folder that can be written"
-            ) from error
-        gained += len(missing)
-    return gained
+    here = _file(build, kind)
+    there = folder / here.name
+    try:
+        ours, theirs = _lines(here), _lines(there)
+        _append(here, [line for line in theirs if line not in ours])
+        missing = [line for line in ours if line not in theirs and worth(line)]
+        _append(there, missing)
+    except OSError as error:
+        raise UsageError(f"--carry {folder}: {error}", advice="name a folder that can be written") from error
+    return len(missing)
 
 
 def _file(build: str, kind: str) -> Path:

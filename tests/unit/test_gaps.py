@@ -144,6 +144,10 @@ def test_records_are_kept_and_counted(
     assert cells[2:5] == ["host", "3", "2"]
     assert float(cells[6]) == pytest.approx(record.ratio, abs=0.06)
     assert "2 of 3 records" in captured.get()
+    assert report.carry("abc", tmp_path / "carried") == 2, "the busy time is of no use elsewhere"
+    monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path / "another"))
+    report.carry("abc", tmp_path / "carried")
+    assert len(report.read("abc")) == 2
 
 
 def test_what_counts_faster_is_held_to_the_pace_of_a_beat() -> None:
