@@ -58,7 +58,7 @@ READ = {
     r"mkh test --kernel mainline -k handover": "builds another kernel",
     r"mkh build \S+( --series FOLDER)? --each": "builds a kernel for each patch; cf. tests/unit/test_each.py",
     r"mkh check NAME --series FOLDER": "takes minutes; tests/unit/test_check.py does its parts",
-    r"mkh selfcheck.*|make selfcheck": "builds kernels; tests/vm/test_seeded_faults.py tries six",
+    r"mkh selfcheck.*|make selfcheck": "builds kernels; tests/vm/test_seeded_faults.py tries twelve",
     r"mkh test --series ~/\.cache/\S+ -k": "a series that `mkh selfcheck` leaves behind",
     r"mkh isolation.*": "takes minutes; its experiments are run by tests/lab/test_experiments.py",
     r"mkh update.*": "tests/lab/test_update.py calls what it calls",
