@@ -307,7 +307,7 @@ def machine_spec(build: Build, topology: Topology) -> MachineSpec:
         *console_arguments(topology, "host"),
         *dialect.host_arguments(topology),
         NO_TIMER_CHECK,
-        *tsc_arguments(),
+        *tsc_arguments(build.hz),
         *topology.arguments,
     )
     return MachineSpec(

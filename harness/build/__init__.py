@@ -84,6 +84,12 @@ class Build:
         return self.folder / "config"
 
     @property
+    def hz(self) -> int | None:
+        """Ticks of a second (CONFIG_HZ), or None of an image that does not tell its configuration."""
+        hz = kconfig.values(self.config).get("HZ")
+        return int(hz) if hz else None
+
+    @property
     def initrd(self) -> Path:
         """The user space that every guest boots from."""
         return self.folder / "initrd.cpio"

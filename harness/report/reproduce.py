@@ -76,7 +76,8 @@ def _script(failure: Failure) -> list[str]:
         f"    {_usage(made)}",
         "",
         *_wrapped(
-            "with the kernel and, where named, its build folder. tsc_early_khz is of the computer it ran on."
+            "with the kernel and, where named, its build folder. tsc_early_khz and lpj are of the computer"
+            " that it ran on."
         ),
         "",
         BEGIN,

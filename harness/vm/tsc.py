@@ -3,7 +3,9 @@
 
 A guest sees the computer's own counter, and measures its rate against an emulated timer. On a busy
 computer that timer comes late, and the rate is wrong by as much as 25 times; every time-out in that
-guest is wrong by as much, and so it is in all forks of it. So guests are told (tsc_early_khz=).
+guest is wrong by as much, and so it is in all forks of it. So guests are told (tsc_early_khz=). Each
+CPU but the first measures once more how many counts a tick has, for udelay(): seen were 50 ms in
+place of 700. That is told, too (lpj=).
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ STRETCH = 0.02
 """Seconds between two looks at the counter."""
 
 
-def tsc_arguments() -> tuple[str, ...]:
-    """Return what tells a Linux the counter's rate, and keeps it from comparing that with slower timers."""
-    return (f"tsc_early_khz={tsc_khz()}", "tsc=nowatchdog")
+def tsc_arguments(hz: int | None = None) -> tuple[str, ...]:
+    """Return what tells a Linux the counter's rate, and keeps it from comparing that with slower timers.
+
+    ``hz`` is how many ticks its second has; without it, its CPUs measure for udelay() themselves.
+    """
+    delay = () if hz is None else (f"lpj={tsc_khz() * 1000 // hz}",)
+    return (f"tsc_early_khz={tsc_khz()}", "tsc=nowatchdog", *delay)
 
 
 @functools.cache

@@ -35,3 +35,9 @@ def test_the_first_measurement_stands_for_all_processes(cache: Path) -> None:
     file.write_text("1234000", encoding="ascii")
     tsc.tsc_khz.cache_clear()
     assert tsc.tsc_khz() == 1234000
+
+
+def test_counts_of_a_tick_are_told_where_ticks_are_known(cache: Path) -> None:
+    rate = tsc.tsc_khz()
+    assert f"lpj={rate * 4}" in tsc.tsc_arguments(250)
+    assert not [word for word in tsc.tsc_arguments() if word.startswith("lpj=")]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Other machines than the usual one: more kernels, more CPUs in one kernel, gaps in the APIC ids."""
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +46,12 @@ def test_three_at_once(machine: Lab, seen: Seen) -> None:
         assert now.stopped_since(then) == [], f"CPUs of {kernel.name} stand still"
     ids = [set(kernel.apic_ids()) for kernel in kernels]
     assert sum(map(len, ids)) == len(set().union(*ids)), f"a CPU is online in two kernels: {ids}"
+    loops = {
+        kernel.name: re.findall(r"bogomips\s*: (\S+)", kernel.read("/proc/cpuinfo")) for kernel in kernels
+    }
+    assert len({one for each in loops.values() for one in each}) == 1, (
+        f"on some CPU udelay() is not told how to count: {loops}"
+    )
     # The kernel that began first: by now the others have started beside it.
     online = "/sys/devices/system/cpu/cpu1/online"
     back = spawned[0].run(
