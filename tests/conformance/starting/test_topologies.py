@@ -22,6 +22,11 @@ def cpus_of(kernel: Kernel) -> int:
     return int(kernel.run("grep -c ^processor /proc/cpuinfo"))
 
 
+def paces(kernel: Kernel) -> list[float]:
+    """Return how fast each CPU counts for udelay(), in BogoMIPS."""
+    return [float(one) for one in re.findall(r"bogomips\s*: (\S+)", kernel.read("/proc/cpuinfo"))]
+
+
 @claim(
     "three spawned kernels run beside their host, none starves another, and in the one with two CPUs"
     " the second goes and comes back",
@@ -46,12 +51,10 @@ def test_three_at_once(machine: Lab, seen: Seen) -> None:
         assert now.stopped_since(then) == [], f"CPUs of {kernel.name} stand still"
     ids = [set(kernel.apic_ids()) for kernel in kernels]
     assert sum(map(len, ids)) == len(set().union(*ids)), f"a CPU is online in two kernels: {ids}"
-    loops = {
-        kernel.name: re.findall(r"bogomips\s*: (\S+)", kernel.read("/proc/cpuinfo")) for kernel in kernels
-    }
-    assert len({one for each in loops.values() for one in each}) == 1, (
-        f"on some CPU udelay() is not told how to count: {loops}"
-    )
+    # Some CPUs would count at a tenth of the others' pace, had they measured it themselves beside busy ones.
+    pace = {kernel.name: paces(kernel) for kernel in kernels}
+    every = [one for each in pace.values() for one in each]
+    assert max(every) < 1.01 * min(every), f"udelay() does not last as long on every CPU, BogoMIPS: {pace}"
     # The kernel that began first: by now the others have started beside it.
     online = "/sys/devices/system/cpu/cpu1/online"
     back = spawned[0].run(
