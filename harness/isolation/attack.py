@@ -94,7 +94,7 @@ class HostAttacker:
 
     def begin(self, command: str) -> None:
         """Let a command begin in a while."""
-        self._host.run(f"(sleep 0.2; echo {command} >/proc/mkraw) >/dev/null 2>&1 &")
+        self._host.later(f"echo {command} >/proc/mkraw")
 
 
 @dataclass(frozen=True)

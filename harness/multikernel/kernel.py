@@ -75,6 +75,15 @@ class Kernel:
         """Run a shell command, require exit status 0, return its standard output. Raises HarnessError."""
         return self.channel.run(command, timeout=timeout).check().text
 
+    def later(self, command: str) -> None:
+        """Have a shell command begin by itself once this has returned: one that ends or holds up this kernel.
+
+        Nobody is told how it ends. Raises HarnessError when it cannot be left there.
+        """
+        # The agent tells of this shell's end when it is gone. One where steps are typed by hand stays.
+        gone = "n=0; while [ -d /proc/$$ ] && [ $((n += 1)) -le 100 ]; do usleep 20000; done; usleep 200000"
+        self.run(f"({gone}; {command}) </dev/null >/dev/null 2>&1 &")
+
     def read(self, path: str) -> str:
         """Return the text of a file in this kernel."""
         return self.run(f"cat '{path}'")

@@ -218,7 +218,7 @@ def test_read_while_removed(machine: Lab, seen: Seen) -> None:
         gdb.run()
         # Each on a CPU of its own, so that the one can stand still while the other runs.
         host.run(f"taskset -c 1 sh -c {shlex.quote(looks)} >/run/words 2>/dev/null &")
-        host.run(f"(usleep 300000; exec taskset -c 2 rmdir {folder}) >/dev/null 2>&1 &")
+        host.later(f"exec taskset -c 2 rmdir {folder}")
         gdb.run_all_but(gdb.wait(20.0 * host.factor).vcpu)
         time.sleep(HELD * host.factor)
     host.run("until [ -e /run/looked ]; do usleep 50000; done", timeout=30)

@@ -66,7 +66,7 @@ def test_length_that_changes(lab: Lab, seen: Seen) -> None:
     with gdbstub.attached(lab.machine) as gdb:
         gdb.watch(address, 1, "execute")
         gdb.run()
-        pair.host.run(f"(usleep 300000; {ring}) >/dev/null 2>&1 &")
+        pair.host.later(ring)
         stop = gdb.wait(20.0 * pair.host.factor)
         assert stop.vcpu == cpu, f"vCPU {stop.vcpu} has interrupts' work to do, and not the receiver"
         ram.write(place, slot(HEADER + LONG, LONG))
