@@ -78,6 +78,7 @@ def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forks:
     )
     monkeypatch.setattr(FakeLab, "log", [])
     monkeypatch.delenv("CI", raising=False)
+    (tmp_path / "config").write_text("CONFIG_HZ=250\n", encoding="ascii")
     build = Build(load_definition("reference"), "digest", "7.3", tmp_path, "", True)
     return Forks(build, TOPOLOGY, Accel("tcg", "tcg", "", 5.0), Shelf((tmp_path / "shm",)))
 
