@@ -23,7 +23,7 @@ def shown(consoles, **options):
 
 
 def test_lines_come_in_their_columns_in_the_order_of_their_times(monkeypatch):
-    # The columns count from when they were made, which on a busy computer is late: here the clock stands still.
+    # Columns count from when they were made, which on a busy computer is late: here the clock stands still.
     monkeypatch.setattr("harness.report.columns.time", SimpleNamespace(monotonic=lambda: 100.0))
     host = a_console(Line(100.5, "[    0.000000] Linux version 7.3.4"), Line(102.0, "later"))
     first, second, third = shown({"host": host, "alpha": a_console(Line(101.25, "hello"))})
