@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,8 @@ from rich.table import Table
 from harness.build import clean, inuse, report, store
 from harness.errors import UsageError
 from harness.progress import Progress
+from harness.vm import memory
+from harness.vm.shelf import Shelf
 
 app = App(name="store", version_flags=[])
 
@@ -102,9 +106,14 @@ def gc(
     size: Annotated[
         str | None, Parameter(help="What all builds may take together, like 2G; else the limit.")
     ] = None,
+    machines: Annotated[
+        bool,
+        Parameter(negative="", help="Only the frozen machines, all of them: tests boot theirs anew."),
+    ] = False,
     dry_run: Annotated[bool, Parameter(help="Only tell what would go.")] = False,
 ) -> int:
-    """Remove old builds and work trees, sources that nothing names, what killed runs left.
+    """Remove old builds and work trees, frozen machines not used for a day, sources that nothing names,
+    what killed runs left. What a process uses stays.
 
     For example:
 
@@ -113,7 +122,9 @@ def gc(
     if not 0 <= keep_days < 1e6:
         raise UsageError(f"--keep-days {keep_days:g} makes no sense", advice="give a number of days from 0")
     wanted = clean.limit() if size is None else clean.parse_size(size, "--size")
-    items = clean.gc(keep_days, wanted, Progress(), dry_run=dry_run)
+    items = list(_machines(0 if machines else min(keep_days, 1), dry_run=dry_run))
+    if not machines:
+        items += clean.gc(keep_days, wanted, Progress(), dry_run=dry_run)
     console = _console()
     for item in items:
         size_text = f"{item.size / 1e6:8,.0f} MB"
@@ -124,6 +135,27 @@ def gc(
         "(what is shared with others counts in each)"
     )
     return 0
+
+
+def _machines(keep_days: float, *, dry_run: bool) -> Iterator[clean.Item]:
+    """Remove this user's frozen machines, whatever cache they belong to: that may be gone."""
+    before = time.time() - keep_days * clean.DAY
+    in_memory = memory.SHM.glob(f"mkharness-{os.getuid()}*")
+    for root in (*in_memory, Shelf().roots[-1]):
+        # Everybody may put anything under such a name into a folder that is everybody's.
+        if root.is_symlink() or not root.is_dir() or root.stat().st_uid != os.getuid():
+            continue
+        for folder in root.iterdir():
+            # One with an ending is being made, or removed.
+            if not folder.is_dir() or folder.suffix or folder.stat().st_mtime > before:
+                continue
+            item = clean.Item("frozen machine", folder, clean.size_of(folder), _unused(keep_days))
+            if not inuse.is_held(folder) if dry_run else inuse.remove(folder):
+                yield item
+
+
+def _unused(days: float) -> str:
+    return f"not used for {days:g} days" if days else "all are to go"
 
 
 def _console() -> Console:

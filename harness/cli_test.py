@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -202,6 +203,9 @@ def runs(
             negative="", help="How long other kernels stood still at each fault and replacement instead."
         ),
     ] = False,
+    since: Annotated[
+        datetime | None, Parameter(help="Only what ended after this moment, like 2026-11-23T13:35.")
+    ] = None,
     all: Annotated[
         bool, Parameter(negative="", help="Runs of earlier tests, too, not only of those here.")
     ] = False,
@@ -226,9 +230,10 @@ def runs(
     if carry is not None:
         gained = history.carry(built.digest, carry) + report.carry(built.digest, carry)
         print(f"{carry}: {gained} lines more", file=sys.stderr)
+    begin = since.timestamp() if since else 0.0
     if gaps:
-        display.print(report.table(report.read(built.digest)))
+        display.print(report.table([one for one in report.read(built.digest) if one.at >= begin]))
         return 0
-    found = history.read(built.digest)
+    found = [run for run in history.read(built.digest) if run.ended >= begin]
     display.print(history.table(found, all=all))
     return 1 if history.failed_now(found) else 0

@@ -38,7 +38,7 @@ SMALL = {
 ON_THE_REFERENCE = {
     rf"mkh build {OWN} --series FOLDER --base \S+ --json|mkh build (mine|/path/mine\.toml)": "without --base",
     rf"mkh store show {OWN}": "",
-    r"mkh runs( --gaps| --carry \S+)?": "",
+    r"mkh runs( --gaps( --since \S+)?| --carry \S+)?": "",
     rf"mkh bench --messages( --kernel {OWN})?": "one round, not ten",
     rf"mkh map( --kernel {OWN} --series FOLDER)?": "",
     rf"(mkh test|mkh test tests/\S+|mkh test --kernel {OWN} --series (FOLDER|~/patches))"
@@ -63,6 +63,7 @@ READ = {
     r"mkh isolation.*": "takes minutes; its experiments are run by tests/lab/test_experiments.py",
     r"mkh update.*": "tests/lab/test_update.py calls what it calls",
     r"mkh bench": "measures for minutes",
+    r"mkh store gc --machines": "would take those of other tests; tests/unit/test_store_gc.py calls it",
     r"mkh debug RUN .+": "opens a debugger for a person; tests/lab/test_debuggers.py talks to both",
     r"make demo": "one line, `mkh demo`",
     r"make -s setup": "`make setup`, told to be quiet",

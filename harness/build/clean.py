@@ -30,7 +30,7 @@ DAY = 86400.0
 class Item:
     """One thing that may go, with the reason; ``size`` in bytes."""
 
-    kind: Literal["build", "source", "work tree", "left over"]
+    kind: Literal["build", "source", "work tree", "left over", "frozen machine"]
     folder: Path
     size: int
     why: str

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness import cli_test
 from harness.model import Region
 from harness.oracle import gaps as watching
 from harness.oracle.gaps import Counter, Gaps
@@ -154,3 +156,18 @@ def test_what_counts_faster_is_held_to_the_pace_of_a_beat() -> None:
     idle, seen = report.Figures(2.0, 2.0, 1500, 1.5), report.Figures(18.0, 17.0, 1400, 1.5)
     record = report.Record(0.0, "panic in alpha", "bravo", idle, seen, 1.0)
     assert (record.ratio, record.net_ratio) == (1.8, 1.7)
+
+
+def test_only_what_was_kept_since_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MKHARNESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(cli_test, "build_of", lambda *_: SimpleNamespace(digest="abc"))
+    idle = report.Figures(11.0, 11.0, 280, 1.5)
+    for at, ms in ((1000.0, 99.0), (2000.0, 12.0)):
+        seen = report.Figures(ms, ms, 280, 1.5)
+        history.keep("abc", report.KIND, report.Record(at, "panic in alpha", "host", idle, seen, 1.0))
+    assert cli_test.runs(gaps=True, since=datetime.fromtimestamp(1500)) == 0
+    assert "1 of 1 records" in capsys.readouterr().out
+    assert cli_test.runs(gaps=True) == 0
+    assert "2 of 2 records" in capsys.readouterr().out

@@ -7,9 +7,10 @@ tried; by pytest alone, which takes files from anywhere, the example of docs/tes
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from documented import held
 
 from harness import paths
 from harness.build import Build
+from harness.vm.shelf import Shelf
 
 BIN = Path(sys.executable).parent
 SERIES = paths.KERNELS / "reference"
@@ -25,7 +27,7 @@ ALONE = (
     "mkh build mine.toml",
     "mkh store show reference",
     "mkh runs --kernel reference --carry runs",
-    "mkh runs --gaps",
+    "mkh runs --gaps --since 2026-11-23T13:35",
     "mkh map --kernel reference --series SERIES",
     "mkh bench --messages --kernel reference --rounds 1",
 )
@@ -42,7 +44,9 @@ ELSEWHERE = {"--base"}
 
 
 @pytest.fixture
-def place(build: Build, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def place(
+    build: Build, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A folder with a claim and a definition, and a cache that has the builds and no earlier runs."""
     if build.definition.name != "reference" or request.config.getoption("--series"):
         pytest.skip("the reference stands for every kernel in the documents")
@@ -58,7 +62,10 @@ def place(build: Build, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     text = (paths.KERNELS / "reference.toml").read_text()
     # The same inputs, so nothing is built for it.
     (tmp_path / "mine.toml").write_text(text.replace('series = "reference"', f'series = "{SERIES}"'))
-    return tmp_path
+    yield tmp_path
+    # Machines are kept in memory, each cache's apart, and nobody will come back to this one's.
+    monkeypatch.setenv("MKHARNESS_CACHE", str(cache))
+    shutil.rmtree(Shelf().roots[0], ignore_errors=True)
 
 
 def run(command: str, place: Path) -> subprocess.CompletedProcess[str]:
