@@ -125,7 +125,7 @@ def table(records: Sequence[Record]) -> Table:
         every = [one for one in records if (one.kind, one.bystander) == (kind, name)]
         quiet = [one for one in every if one.quiet]
         some = quiet or every
-        ratios, net = [one.ratio for one in some], [one.net_ratio for one in some]
+        ratios, net = _ratios(some)
         shown.add_row(
             kind,
             name,
@@ -141,9 +141,13 @@ def table(records: Sequence[Record]) -> Table:
             style="" if quiet else "dim",
         )
     quiet = [one for one in records if one.quiet]
-    over = sum(one.ratio > MOST for one in quiet)
+    over, net_over = (sum(one > MOST for one in ratios) for ratios in _ratios(quiet))
     shown.caption = (
         f"quiet: fewer than {QUIET:g} processes wanted a core; {len(quiet)} of {len(records)} records are,"
-        f" and in {over} of these the gap was over {MOST:.0f} times the idle one"
+        f" and in {over} of these the gap was over {MOST:.0f} times the idle one, in {net_over} the net gap"
     )
     return shown
+
+
+def _ratios(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    return [one.ratio for one in records], [one.net_ratio for one in records]
