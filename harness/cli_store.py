@@ -112,8 +112,9 @@ def gc(
     ] = False,
     dry_run: Annotated[bool, Parameter(help="Only tell what would go.")] = False,
 ) -> int:
-    """Remove old builds and work trees, frozen machines not used for a day, sources that nothing names,
-    what killed runs left. What a process uses stays.
+    """Remove old builds and work trees, sources that nothing names, what killed runs left.
+
+    Frozen machines go when no test began from them for a day. What a process uses stays.
 
     For example:
 

@@ -41,8 +41,8 @@ ON_THE_REFERENCE = {
     r"mkh runs( --gaps( --since \S+)?| --carry \S+)?": "",
     rf"mkh bench --messages( --kernel {OWN})?": "one round, not ten",
     rf"mkh map( --kernel {OWN} --series FOLDER)?": "",
-    rf"(mkh test|mkh test tests/\S+|mkh test --kernel {OWN} --series (FOLDER|~/patches))"
-    r"( -k \S+| --json| --report [^-]+?( --against \S+)?| --against \S+| --retry)*": ONE,
+    rf"(mkh test|mkh test( tests/\S+)+|mkh test --kernel {OWN} --series (FOLDER|~/patches))"
+    r"( -k \S+| -n 0| --json| --report [^-]+?( --against \S+)?| --against \S+| --retry)*": ONE,
     r"mkh test --bisect": ONE,
     rf"pytest tests/\S+( --kernel {OWN} --series FOLDER| --(report|against) \S+| --no-oracles| -k \S+)*": ONE,
 }
