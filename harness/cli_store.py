@@ -151,7 +151,8 @@ def _machines(keep_days: float, *, dry_run: bool) -> Iterator[clean.Item]:
             if not folder.is_dir() or folder.suffix or folder.stat().st_mtime > before:
                 continue
             item = clean.Item("frozen machine", folder, clean.size_of(folder), _unused(keep_days))
-            if not inuse.is_held(folder) if dry_run else inuse.remove(folder):
+            gone = not inuse.is_held(folder) if dry_run else inuse.remove(folder)
+            if gone:
                 yield item
 
 
