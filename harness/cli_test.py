@@ -211,7 +211,10 @@ def runs(
     ] = False,
     carry: Annotated[
         Path | None,
-        Parameter(help="Folder that carries runs from computer to computer: take its, leave ours."),
+        Parameter(
+            help="Folder that carries runs (with --gaps, gaps of quiet times) from computer to computer:"
+            " take its, leave ours."
+        ),
     ] = None,
 ) -> int:
     """Show how often each area of the suite was run on a build, and how often it failed.
@@ -228,7 +231,7 @@ def runs(
     built = build_of(kernel, series, base, Progress())
     display = Display(width=None if sys.stdout.isatty() else 160)
     if carry is not None:
-        gained = history.carry(built.digest, carry) + report.carry(built.digest, carry)
+        gained = report.carry(built.digest, carry) if gaps else history.carry(built.digest, carry)
         print(f"{carry}: {gained} lines more", file=sys.stderr)
     begin = since.timestamp() if since else 0.0
     if gaps:

@@ -57,12 +57,20 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def ratio(self) -> float:
         """How much longer than in the quiet time the longest gap was, of a beat every BEAT ms."""
-        return self.seen.ms / max(self.idle.ms, BEAT)
+        return _ratio(self.seen.ms, self.idle.ms)
 
     @property
     def net_ratio(self) -> float:
         """The same of the net gaps."""
-        return self.seen.net_ms / max(self.idle.net_ms, BEAT)
+        return _ratio(self.seen.net_ms, self.idle.net_ms)
+
+    @property
+    def turned(self) -> Record:
+        """The quiet time taken for the event, and the event for the quiet time.
+
+        Where gaps come from the computer and not from what happened, these are over MOST as often.
+        """
+        return msgspec.structs.replace(self, idle=self.seen, seen=self.idle)
 
 
 def figures(gaps: Gaps, kernel: str) -> Figures:
@@ -141,13 +149,25 @@ def table(records: Sequence[Record]) -> Table:
             style="" if quiet else "dim",
         )
     quiet = [one for one in records if one.quiet]
-    over, net_over = (sum(one > MOST for one in ratios) for ratios in _ratios(quiet))
+    over, net_over = _over(quiet)
+    turned, net_turned = _over(one.turned for one in quiet)
     shown.caption = (
-        f"quiet: fewer than {QUIET:g} processes wanted a core; {len(quiet)} of {len(records)} records are,"
-        f" and in {over} of these the gap was over {MOST:.0f} times the idle one, in {net_over} the net gap"
+        f"quiet: fewer than {QUIET:g} processes wanted a core; {len(quiet)} of {len(records)} records are."
+        f" In {over} of these the gap was over {MOST:.0f} times the idle one, in {net_over} the net gap;"
+        f" the other way round the idle gap in {turned}, net in {net_turned}"
     )
     return shown
 
 
+def _ratio(gap: float, other: float) -> float:
+    return gap / max(other, BEAT)
+
+
 def _ratios(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     return [one.ratio for one in records], [one.net_ratio for one in records]
+
+
+def _over(records: Iterable[Record]) -> tuple[int, int]:
+    """Return in how many records the gap, and in how many the net gap, was over MOST times the other."""
+    whole, net = _ratios(list(records))
+    return sum(one > MOST for one in whole), sum(one > MOST for one in net)

@@ -158,6 +158,16 @@ def test_what_counts_faster_is_held_to_the_pace_of_a_beat() -> None:
     assert (record.ratio, record.net_ratio) == (1.8, 1.7)
 
 
+def test_long_gaps_of_quiet_times_are_counted_beside_those_of_events() -> None:
+    short, long = report.Figures(11.0, 11.0, 280, 1.5), report.Figures(60.0, 12.0, 260, 1.5)
+    times = ((short, long, 1.0), (long, short, 1.0), (long, short, 8.0))
+    records = [report.Record(0.0, "panic in alpha", "host", *one) for one in times]
+    caption = str(report.table(records).caption)
+    assert "2 of 3 records" in caption
+    assert "In 1 of these the gap was over 3 times the idle one, in 0 the net gap" in caption
+    assert caption.endswith("the other way round the idle gap in 1, net in 0")
+
+
 def test_only_what_was_kept_since_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ ALONE = (
     "mkh store show reference",
     "mkh runs --kernel reference --carry runs",
     "mkh runs --gaps --since 2026-11-23T13:35",
+    "mkh runs --gaps --carry runs",
     "mkh map --kernel reference --series SERIES",
     "mkh bench --messages --kernel reference --rounds 1",
 )
