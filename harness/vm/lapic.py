@@ -36,7 +36,7 @@ class Ipi:
     """One inter-processor interrupt: ``source`` is the vCPU that sent it.
 
     ``destination`` is an 8-bit APIC id, or with ``logical`` a mask of logical ids; it means nothing
-    with a ``shorthand`` ("self", "all", "all-but-self"), and is None where it was set before the
+    with a ``shorthand`` ("self", "all", "all-but-self"), and is None where it was never set in the
     stretch. ``delivery`` is one of DELIVERY; only fixed and lowest have a meaningful ``vector``.
     """
 
@@ -78,28 +78,37 @@ def ipis(writes: Iterable[Write]) -> list[Ipi]:
 
     A write to the low half of the ICR sends one; the high half, written before by the same vCPU,
     says where to. Only xAPIC mode is seen: in x2APIC mode, and with KVM's own APICs, the registers
-    are no memory of QEMU's. Assert and de-assert of INIT are told as two.
+    are no memory of QEMU's. Assert and de-assert of INIT are told as two. Where the low half is the
+    first that a vCPU writes at all, the high half came just before the stretch began: that IPI was
+    under way, could go to anyone, and is left out.
     """
     high: dict[int, int] = {}
+    wrote: set[int] = set()
     found = []
     for write in writes:
         if write.vcpu is None:
             continue
+        first = write.vcpu not in wrote
+        wrote.add(write.vcpu)
         if write.address == ICR_HIGH:
             high[write.vcpu] = write.value >> 24 & 0xFF
         elif write.address == ICR_LOW:
-            value = write.value
-            found.append(
-                Ipi(
-                    source=write.vcpu,
-                    destination=high.get(write.vcpu),
-                    shorthand=SHORTHANDS[value >> 18 & 3],
-                    vector=value & 0xFF,
-                    delivery=DELIVERY[value >> 8 & 7],
-                    logical=bool(value >> 11 & 1),
-                )
-            )
+            ipi = _ipi(write, high.get(write.vcpu))
+            if not first or ipi.shorthand:
+                found.append(ipi)
     return found
+
+
+def _ipi(low: Write, destination: int | None) -> Ipi:
+    assert low.vcpu is not None
+    return Ipi(
+        source=low.vcpu,
+        destination=destination,
+        shorthand=SHORTHANDS[low.value >> 18 & 3],
+        vector=low.value & 0xFF,
+        delivery=DELIVERY[low.value >> 8 & 7],
+        logical=bool(low.value >> 11 & 1),
+    )
 
 
 def apic_ids(machine: Machine) -> tuple[int, ...]:

@@ -4,8 +4,8 @@
 A guest sees the computer's own counter, and measures its rate against an emulated timer. On a busy
 computer that timer comes late, and the rate is wrong by as much as 25 times; every time-out in that
 guest is wrong by as much, and so it is in all forks of it. So guests are told (tsc_early_khz=). Each
-CPU but the first measures once more how many counts a tick has, for udelay(): seen were 50 ms in
-place of 700. That is told, too (lpj=).
+CPU but the first measures once more how many counts a tick has, for udelay(): one of less than 50 ms in
+place of 700 was seen. That is told, too (lpj=).
 """
 
 from __future__ import annotations
