@@ -38,7 +38,7 @@ SMALL = {
 ON_THE_REFERENCE = {
     rf"mkh build {OWN} --series FOLDER --base \S+ --json|mkh build (mine|/path/mine\.toml)": "without --base",
     rf"mkh store show {OWN}": "",
-    r"mkh runs( --gaps)?( --since \S+| --carry \S+)?": "",
+    r"mkh runs( --gaps)?( --since \S+| --carry \S+| --all)?": "",
     rf"mkh bench --messages( --kernel {OWN})?": "one round, not ten",
     rf"mkh map( --kernel {OWN} --series FOLDER)?": "",
     rf"(mkh test|mkh test( tests/\S+)+|mkh test --kernel {OWN} --series (FOLDER|~/patches))"
