@@ -26,7 +26,7 @@ ALONE = (
     "mkh build reference --series SERIES --json",
     "mkh build mine.toml",
     "mkh store show reference",
-    "mkh runs --kernel reference --carry runs",
+    "mkh runs --kernel reference --all --carry runs",
     "mkh runs --gaps --since 2026-11-23T13:35",
     "mkh runs --gaps --carry runs",
     "mkh map --kernel reference --series SERIES",
