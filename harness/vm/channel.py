@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import signal
 import threading
 import time
@@ -81,7 +81,8 @@ class Channel:
         What an earlier session left running is killed. Raises ChannelError; unless ``watch`` is
         False also when the kernel's console has ever shown trouble.
         """
-        nonce = random.randrange(1, 1 << 32)
+        # Not of `random`, which pytest's plugins seed: a fork's session would be the frozen machine's.
+        nonce = 1 + secrets.randbelow((1 << 32) - 1)
         limit = time.monotonic() + timeout * self._factor
         patience = self._patience(timeout, "an answer of its agent")
         while self._link.session != nonce:

@@ -210,6 +210,19 @@ def test_a_new_session_ends_what_the_old_one_ran(channel: Channel) -> None:
     assert channel.run("echo well").text == "well"
 
 
+def test_a_session_is_new_also_where_random_numbers_repeat(wire: Wire) -> None:
+    # As in processes that pytest-random-order seeds alike: one froze the machine, another forks it.
+    for _ in range(2):
+        random.seed(1)
+        end = wire.near.dup()
+        pump = Pump(end, end, "alpha.agent")
+        channel = Channel(pump, kernel="alpha")
+        pump.start()
+        channel.wait_ready(10)
+        assert channel.run("echo well", timeout=5).text == "well"
+        pump.close()
+
+
 def test_nobody_answers() -> None:
     near, far = socket.socketpair()
     pump = Pump(near, near, "alpha.agent")
