@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 from harness.lab import BOOT_TIMEOUT, Lab, Pair
 from harness.multikernel.dialect import Image
 from harness.multikernel.interface import Interface
+from harness.multikernel.kernel import WATCHED_PACE_MS
 from harness.multikernel.layout import HOST
 from harness.vm.console import printed
 
@@ -56,7 +57,7 @@ def jump(lab: Lab) -> None:
 def await_host(lab: Lab) -> None:
     """Wait until the successor's user space is up and its heartbeat runs; it is the lab's host then."""
     kexec.await_successor(lab)
-    lab.host.start_heartbeat()
+    lab.host.start_heartbeat(WATCHED_PACE_MS)
     lab.replaced(HOST)
 
 
@@ -83,7 +84,7 @@ def replace_spawned(pair: Pair, mk: Interface, image: Image | None = None) -> Mo
     spawned.console.expect(BEGINS, timeout=BOOT_TIMEOUT)
     begins = time.monotonic()
     lab.await_user_space(spawned)
-    spawned.start_heartbeat()
+    spawned.start_heartbeat(WATCHED_PACE_MS)
     lab.replaced(spawned.name)
     return Moments(left, begins, time.monotonic())
 
