@@ -28,9 +28,10 @@ from harness.multikernel.instance import Instance
 from harness.multikernel.kernel import Kernel
 from harness.multikernel.messaging import RECENT, Got, Message
 from harness.vm import serialport
-from harness.vm.console import Console
+from harness.vm.lapic import apic_ids
 from harness.vm.machine import Machine
 from harness.vm.patience import Patience
+from harness.vm.registers import registers_of
 
 FILE = "/boot/payload"
 RAM = 1
@@ -39,6 +40,13 @@ SETUP_MULTIKERNEL = 0x4D4B
 """Type of setup_data by which the reference series tells a spawned kernel what it was granted."""
 START_LIMIT = ANSWER_LIMIT = 10.0
 """Seconds from the start to "ready", and for an answer, before scaling by the accelerator."""
+DEAF = ("hang", "spin")
+"""Commands after which it does nothing with its interrupts off."""
+INTERRUPTS_ON = 1 << 9
+"""IF in RFLAGS. Source: Intel SDM volume 1, 3.4.3."""
+LOOKS, LOOKS_APART = 3, 0.01
+"""How often, with so many seconds between, its interrupts are off before they are off for good: while it
+handles one they are as well."""
 
 
 class Spawner(Protocol):
@@ -108,10 +116,11 @@ class Payload:
     """A granted instance with the payload in it, or about to be. Use ``spawn_payload``."""
 
     def __init__(
-        self, host: Kernel, console: Console, dialect: Dialect, instance: Instance, arguments: str
+        self, host: Kernel, machine: Machine, dialect: Dialect, instance: Instance, arguments: str
     ) -> None:
         self.host = host
-        self.console = console
+        self.machine = machine
+        self.console = machine.console(instance.name)
         self.dialect = dialect
         self.instance = instance
         self.arguments = arguments
@@ -153,9 +162,25 @@ class Payload:
         return Answer(_fields(match[2]), tuple(line for line in said if line.startswith("payload: ")))
 
     def last_command(self, command: str) -> None:
-        """Give it a command that ends it (stop, crash, hang, spin, fault); wait until it begins with that."""
+        """Give it a command that ends it (stop, crash, hang, spin, fault); wait until it begins with that.
+
+        After hang and spin it writes nothing more. Raises HarnessError when it does not obey.
+        """
         self._send(command)
         self.console.expect(rf"payload: {command}\r\n", timeout=ANSWER_LIMIT)
+        if command in DEAF:
+            self._await_deaf(command)
+
+    def _await_deaf(self, command: str) -> None:
+        # It says what it will do before it does it: a tick may come in between, and its stack be written.
+        vcpu, looks = apic_ids(self.machine).index(self.boot.apic_id), 0
+        limit = time.monotonic() + ANSWER_LIMIT * self.host.factor
+        while looks < LOOKS:
+            if time.monotonic() > limit:
+                raise HarnessError(f"the payload was told to {command}, and its interrupts are on")
+            time.sleep(LOOKS_APART)
+            on = registers_of(self.machine.qmp)[vcpu]["RFL"] & INTERRUPTS_ON
+            looks = 0 if on else looks + 1
 
     def _send(self, command: str) -> None:
         self.host.channel.steps.typed(self.instance.name, command)
@@ -252,7 +277,7 @@ def grant_payload(lab: Spawner, granted: SpawnedKernel) -> Payload:
     topology = msgspec.structs.replace(lab.topology, serial=serial)
     instance = lab.dialect.grant(lab.host, lab.topology, granted)
     arguments = " ".join(lab.dialect.spawned_arguments(topology, granted))
-    return Payload(lab.host, lab.machine.console(granted.name), lab.dialect, instance, arguments)
+    return Payload(lab.host, lab.machine, lab.dialect, instance, arguments)
 
 
 def parse_boot(text: str) -> Boot:

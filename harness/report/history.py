@@ -127,8 +127,8 @@ def _append(file: Path, lines: Sequence[bytes]) -> None:
 def append(summary: Summary) -> None:
     """Add a run."""
     run = Run(
-        # To the millisecond, so that no two runs have the same line: those are carried once.
-        round(time.time(), 3),
+        # To the microsecond, so that no two runs have the same line: those are carried once.
+        round(time.time(), 6),
         load(),
         summary.kernel,
         summary.areas,

@@ -59,7 +59,7 @@ def test_noticed_and_reclaimed(scene: Scene, seen: Seen, what: str) -> None:
         mk.unload(number).require()
     assert mk.state(name) == "ready"
     payload = Payload(
-        scene.host, pair.spawned.console, pair.lab.dialect, pair.instance, " ".join(pair.arguments)
+        scene.host, scene.lab.machine, pair.lab.dialect, pair.instance, " ".join(pair.arguments)
     )
     payload.load()
     payload.start()
