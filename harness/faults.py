@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import HarnessError
-from harness.multikernel.kernel import Kernel
+from harness.multikernel.kernel import LATER, Kernel
 from harness.vm import inject
 from harness.vm.gdbstub import attached
 from harness.vm.machine import Machine
@@ -24,8 +24,8 @@ from harness.vm.machine import Machine
 MODULE = "/lib/modules/mkfault.ko"
 LIMIT = 30.0
 """Seconds until a kernel says that it fails, before scaling; a stall takes three to be told."""
-DELAY = 0.2
-"""Seconds in which the agent says that it has begun a command that it may not live to end."""
+SILENT = LATER + 0.5
+"""Seconds until a command that says nothing has brought its fault about."""
 
 Ends = Literal["failed", "stopped", "stuck", "lives"]
 """What becomes of a spawned kernel: it panics and tells its host; stops as it was asked to, and tells; does
@@ -82,9 +82,9 @@ def _brought_about(machine: Machine, kernel: Kernel, vcpus: Sequence[int], fault
         with fault.outside(machine, kernel, vcpus):
             yield
         return
-    kernel.run(f"(sleep {DELAY}; {fault.command}) >/dev/null 2>&1 &")
+    kernel.later(fault.command)
     if not fault.says:
-        time.sleep(DELAY * 2)
+        time.sleep(SILENT)
     yield
 
 

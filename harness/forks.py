@@ -74,21 +74,30 @@ class Forks:
         """
         with ExitStack() as stack:
             if self.failed < GIVE_UP:
-                stage = self._stage(name, progress)
                 try:
-                    lab = stack.enter_context(self._lab(progress, stage=stage))
+                    lab = self._fork(stack, name, progress)
                     self.forked += 1
                 except ForkError as error:
-                    self._failed(stage, error, progress)
+                    self._failed(name, error, progress)
                     lab = stack.enter_context(self._boot(name, progress))
             else:
                 lab = stack.enter_context(self._boot(name, progress))
             yield lab
 
-    def _failed(self, stage: Stage, error: ForkError, progress: Progress) -> None:
+    def _fork(self, stack: ExitStack, name: StageName, progress: Progress) -> Lab:
+        stage = self._stage(name, progress)
+        try:
+            return stack.enter_context(self._lab(progress, stage=stage))
+        except ForkError:
+            if stage.folder.exists():
+                raise
+        # Another process has thrown it out since it was found.
+        return stack.enter_context(self._lab(progress, stage=self._stage(name, progress)))
+
+    def _failed(self, name: StageName, error: ForkError, progress: Progress) -> None:
         self.failed += 1
         # The next one gets a stage made anew.
-        self.shelf.remove(stage.folder.name)
+        self.shelf.remove(self._digest(name))
         if os.environ.get("CI") == "true":
             raise error
         progress.console.print(
@@ -115,9 +124,13 @@ class Forks:
             yield lab
 
     def _stage(self, name: StageName, progress: Progress) -> Stage:
-        """Find a stage or make it. One that could not be made is not tried again."""
+        """Find a stage or make it. One that could not be made is not tried again, unless another makes it."""
         if name in self._broken:
-            raise self._broken[name]
+            found = self.shelf.find(self._digest(name))
+            if found is None:
+                raise self._broken[name]
+            del self._broken[name]
+            return found
 
         def make(folder: Path) -> None:
             if not folder.is_relative_to(memory.SHM):

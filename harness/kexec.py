@@ -63,8 +63,9 @@ def await_successor(lab: Lab) -> None:
 def kexec(lab: Lab, *, initrd: str = INITRD, change: Mapping[str, str | None] | None = None) -> None:
     """Replace the host kernel by itself."""
     load(lab, initrd=initrd, change=change)
-    go(lab)
-    await_successor(lab)
+    with lab.host.console.expected(LAST_WORDS, required=False):
+        go(lab)
+        await_successor(lab)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from harness.report import gaps as report
 from harness.service import Vitals, gaps, quiet, vitals
 from harness.vm.lapic import apic_ids
 
-SECONDS = 1.5
+SECONDS = 2.0
 """How long others are watched, at rest and beside a fault."""
 SILENCE_MS = 10_000
 """A CPU that has not beaten for so long has stopped; far above what a busy computer makes of 10 ms."""
@@ -77,6 +77,7 @@ class Scene:
             with gaps(lab, others) as during:
                 at = stack.enter_context(provoked(machine, victim, vcpus, fault))
                 time.sleep(max(0.0, SECONDS - during.seconds))
+                self._await_beats(during, others)
             if machine.ended() is None:
                 wrong = self._wrong(linuxes, before)
         ended = machine.ended()
@@ -104,6 +105,13 @@ class Scene:
             except HarnessError as error:
                 found.append(f"{self.third.instance.name} does not answer: {error}")
         return found
+
+    def _await_beats(self, during: Gaps, names: Iterable[str]) -> None:
+        """Give CPUs that have not beaten yet the time in which one that lives would."""
+        while during.seconds < SECONDS * self.lab.accel.factor:
+            if all(cpu.beats for name in names for cpu in during[name].cpus.values()):
+                return
+            time.sleep(0.05)
 
     def _silent(self, during: Gaps, names: Iterable[str]) -> list[str]:
         cpus = [(name, vcpu, cpu) for name in names for vcpu, cpu in during[name].cpus.items()]

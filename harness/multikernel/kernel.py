@@ -14,6 +14,8 @@ from harness.vm.channel import Channel
 from harness.vm.console import Console
 
 HEARTBEAT = "/run/heartbeat"
+LATER = 0.5
+"""Seconds that the agent has to tell of a shell's end, while a CPU may stand still on a busy computer."""
 PACE_MS, WATCHED_PACE_MS = 50, 10
 """Between two beats: of a kernel that only has to live, and of one whose gaps are measured from outside.
 
@@ -86,8 +88,8 @@ class Kernel:
         Nobody is told how it ends. Raises HarnessError when it cannot be left there.
         """
         # The agent tells of this shell's end when it is gone. One where steps are typed by hand stays.
-        gone = "n=0; while [ -d /proc/$$ ] && [ $((n += 1)) -le 100 ]; do usleep 20000; done; usleep 200000"
-        self.run(f"({gone}; {command}) </dev/null >/dev/null 2>&1 &")
+        gone = "n=0; while [ -d /proc/$$ ] && [ $((n += 1)) -le 100 ]; do usleep 20000; done"
+        self.run(f"({gone}; usleep {LATER * 1e6:.0f}; {command}) </dev/null >/dev/null 2>&1 &")
 
     def read(self, path: str) -> str:
         """Return the text of a file in this kernel."""

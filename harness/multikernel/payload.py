@@ -40,13 +40,8 @@ SETUP_MULTIKERNEL = 0x4D4B
 """Type of setup_data by which the reference series tells a spawned kernel what it was granted."""
 START_LIMIT = ANSWER_LIMIT = 10.0
 """Seconds from the start to "ready", and for an answer, before scaling by the accelerator."""
-DEAF = ("hang", "spin")
-"""Commands after which it does nothing with its interrupts off."""
 INTERRUPTS_ON = 1 << 9
 """IF in RFLAGS. Source: Intel SDM volume 1, 3.4.3."""
-LOOKS, LOOKS_APART = 3, 0.01
-"""How often, with so many seconds between, its interrupts are off before they are off for good: while it
-handles one they are as well."""
 
 
 class Spawner(Protocol):
@@ -168,19 +163,20 @@ class Payload:
         """
         self._send(command)
         self.console.expect(rf"payload: {command}\r\n", timeout=ANSWER_LIMIT)
-        if command in DEAF:
-            self._await_deaf(command)
+        if command == "hang":
+            self._await_hung()
 
-    def _await_deaf(self, command: str) -> None:
-        # It says what it will do before it does it: a tick may come in between, and its stack be written.
-        vcpu, looks = apic_ids(self.machine).index(self.boot.apic_id), 0
+    def _await_hung(self) -> None:
+        # It says so first, and then calls what does it: its stack is still written. One that spins is in its
+        # loop once it has said so. At rest it halts as well, but then with its interrupts on.
+        vcpu = apic_ids(self.machine).index(self.boot.apic_id)
         limit = time.monotonic() + ANSWER_LIMIT * self.host.factor
-        while looks < LOOKS:
-            if time.monotonic() > limit:
-                raise HarnessError(f"the payload was told to {command}, and its interrupts are on")
-            time.sleep(LOOKS_APART)
-            on = registers_of(self.machine.qmp)[vcpu]["RFL"] & INTERRUPTS_ON
-            looks = 0 if on else looks + 1
+        while time.monotonic() < limit:
+            registers = registers_of(self.machine.qmp)[vcpu]
+            if registers.halted and not registers["RFL"] & INTERRUPTS_ON:
+                return
+            time.sleep(0.01)
+        raise HarnessError("the payload was told to hang, and does not halt with its interrupts off")
 
     def _send(self, command: str) -> None:
         self.host.channel.steps.typed(self.instance.name, command)

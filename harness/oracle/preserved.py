@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.model import Region
+from harness.model import Region, without
+from harness.multikernel.handover import parse_tree
 from harness.vm.ram import Ram
 from harness.vm.ram_pages import PAGE, Pages
 
@@ -50,15 +51,28 @@ class Session:
 
 
 def find_tree(ram: Ram, announced: bytes) -> int:
-    """Return the address of the page that begins with a device tree's first bytes, which is unique."""
+    """Return the address of the page that begins with a device tree's first bytes and is handed over itself.
+
+    What was read of the tree may have passed through a buffer that begins a page as well.
+    """
     found = []
     head = np.frombuffer(announced, np.uint8)
     for pages, rows in ram.chunks():
         same = (rows[:, : len(head)] == head).all(axis=1)
         found += (pages[same] * PAGE).tolist()
+    if len(found) > 1:
+        found = [at for at in found if _lists_itself(ram, at)]
     if len(found) != 1:
         raise HarnessError(f"the device tree should be in memory once; it is at {list(map(hex, found))}")
     return int(found[0])
+
+
+def _lists_itself(ram: Ram, at: int) -> bool:
+    try:
+        kept = folios(ram, parse_tree(ram.read(at, PAGE)).memory_map)
+    except HarnessError:
+        return False
+    return not without([Region(at, PAGE)], kept)
 
 
 def folios(ram: Ram, memory_map: int) -> tuple[Region, ...]:

@@ -222,6 +222,8 @@ class Console:
                         lambda: any(map(expectation.allows, self._watch.splats)) or self._ended() is not None,
                         timeout * self._factor,
                     )
+            # What the kernel has printed may not have been read yet.
+            self._pump.drain()
             if self.splats(expectation.since):
                 self.settle()
         finally:

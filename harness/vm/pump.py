@@ -95,7 +95,7 @@ class Pump:
                 waiting = _queued(self._sink, termios.FIONREAD)
             return len(self._outgoing) + waiting
 
-    def drain(self, timeout: float = 1.0) -> None:
+    def drain(self, timeout: float = 5.0) -> None:
         """Wait until all that has come was read and handed on, at most ``timeout`` seconds."""
         give_up = time.monotonic() + timeout
         while time.monotonic() < give_up:

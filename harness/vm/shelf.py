@@ -7,6 +7,7 @@ time is thrown out when room is short.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import zlib
@@ -37,8 +38,10 @@ class Shelf:
         for root in self.roots:
             stage = snapshot.read(root / digest) if _ours(root) else None
             if stage is not None:
-                os.utime(stage.folder)
-                return stage
+                # Another process may have thrown it out by now.
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(stage.folder)
+                    return stage
         return None
 
     def obtain(self, digest: str, size: int, make: Callable[[Path], None]) -> Stage:
@@ -108,7 +111,9 @@ class Shelf:
             elif folder.suffix == NEW:
                 self._remove_left_over(folder)
             elif folder.is_dir():
-                stages.append((folder.stat().st_mtime, memory.in_use(folder), folder))
+                # Other processes tidy, too.
+                with contextlib.suppress(FileNotFoundError):
+                    stages.append((folder.stat().st_mtime, memory.in_use(folder), folder))
         occupied = sum(size for _, size, _ in stages)
         for _, size, folder in sorted(stages):
             if memory.room(root) >= wanted and occupied <= self.limit:

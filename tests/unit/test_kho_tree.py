@@ -81,9 +81,9 @@ def memory(tmp_path: Path) -> Memory:
     return Memory(tmp_path / "ram")
 
 
-def test_the_map_names_folios_of_every_order(memory: Memory) -> None:
+def put_map(memory: Memory, wanted: list[Region]) -> None:
+    """Write the map that names these folios to page 1 and those behind it."""
     # Root to leaf: levels 5 to 1 are tables; keys as the header of the kernel explains them.
-    wanted = [Region(0x3000, PAGE), Region(0x8000, 2 * PAGE), Region(0x20_0000, 512 * PAGE)]
     nodes = {(): 1}
     leaves: dict[int, np.ndarray] = {}
     tables: dict[int, dict[int, int]] = {}
@@ -104,6 +104,11 @@ def test_the_map_names_folios_of_every_order(memory: Memory) -> None:
             memory.put(page, number(below * PAGE), index * 8)
     for page, bitmap in leaves.items():
         memory.put(page, bitmap.tobytes())
+
+
+def test_the_map_names_folios_of_every_order(memory: Memory) -> None:
+    wanted = [Region(0x3000, PAGE), Region(0x8000, 2 * PAGE), Region(0x20_0000, 512 * PAGE)]
+    put_map(memory, wanted)
     assert preserved.folios(memory.ram, PAGE) == tuple(wanted)
 
 
@@ -149,3 +154,12 @@ def test_the_tree_is_found_where_it_is_alone(memory: Memory) -> None:
     memory.put(21, blob)
     with pytest.raises(HarnessError, match="once"):
         preserved.find_tree(memory.ram, blob[:8])
+
+
+def test_of_two_the_tree_is_the_one_that_is_handed_over(memory: Memory) -> None:
+    """The other was in a buffer of the serial line on which the harness had asked for it."""
+    blob = tree(*LUO).replace(number(0x41404140), number(PAGE))
+    put_map(memory, [Region(21 * PAGE, PAGE)])
+    memory.put(20, blob + b"more of what was sent")
+    memory.put(21, blob)
+    assert preserved.find_tree(memory.ram, blob[:8]) == 21 * PAGE

@@ -88,17 +88,19 @@ def test_polled(lab: Lab, mk: Interface, seen: Seen) -> None:
     for number, (what, change, state) in enumerate(steps, 1):
         before = holder.call(f"pread {file} out:64 64 0").require().out
         answer = f"/run/polled{number}"
+        # It is there once the pipe was read to its end, so that nobody reads the next call's answer.
+        read = f"cat {answer} 2>/dev/null || true"
         limit = WAKE_LIMIT * lab.host.factor
         lab.host.run(
             f"(echo '{SYS_POLL} io:{polled.hex()} 1 {limit * 1000:.0f}' >/run/poller/in;"
-            f" cat /run/poller/out >{answer}) >/dev/null 2>&1 &"
+            f" cat /run/poller/out >{answer}.new; mv {answer}.new {answer}) >/dev/null 2>&1 &"
         )
         time.sleep(0.1)
-        early = lab.host.run(f"cat {answer} 2>/dev/null || true")
+        early = lab.host.run(read)
         assert not early, f"poll returned before {what}, after {before!r} was read: {early}"
         began = time.monotonic()
         change()
-        while not (told := lab.host.run(f"cat {answer}")) and time.monotonic() < began + 2 * limit:
+        while not (told := lab.host.run(read)) and time.monotonic() < began + 2 * limit:
             time.sleep(0.02)
         result, events = (
             told.split()[0],

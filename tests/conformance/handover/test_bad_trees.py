@@ -101,6 +101,7 @@ def hand_over(lab: Lab, luo: LiveUpdate, damage: Damage) -> int:
 
 def said_since(lab: Lab, mark: int, *words: str) -> list[str]:
     """Return the lines since ``mark`` that hold one of ``words``, without their time."""
+    lab.machine.drain()
     lines = lab.host.console.transcript[mark:].decode(errors="replace").splitlines()
     return [line.partition("] ")[2] for line in lines if any(word in line for word in words)]
 

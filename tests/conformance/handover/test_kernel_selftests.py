@@ -86,7 +86,9 @@ def test_kho(
     spec = replace(usual, initrd=initrd, cmdline=f"{usual.cmdline} panic=-1")
     with Machine(spec, choose(pytestconfig.getoption("--accel"))) as machine:
         console = machine.console("host")
-        verdict = console.expect(r"KHO restore \w+|not syncing", timeout=2 * BOOT_TIMEOUT, trouble=False)
+        verdict = console.expect(
+            r"KHO restore \w+(?=\r)|not syncing", timeout=2 * BOOT_TIMEOUT, trouble=False
+        )
         machine.wait_end(BOOT_TIMEOUT)
         text = console.text
     data = re.search(r"KHO: exec from: .*", text)

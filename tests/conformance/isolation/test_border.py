@@ -71,8 +71,11 @@ def test_at_rest(pair: Pair, seen: Seen) -> None:
 def test_timers(pair: Pair, seen: Seen) -> None:
     work = "sleep 0.5"
     with watch(pair.lab, pair.instance) as border:
+        before = pair.host.heartbeat()
         pair.host.run(work)
         pair.spawned.run(work)
+        # A beat means that its CPU's timer was armed.
+        assert pair.host.beats_since(before), "a CPU of the host has stopped"
     armed = Counter(write.vcpu for write in border.writes if write.address == TIMER_COUNT)
     others = [touch for touch in border.touches if touch.device in MACHINES_TIMERS]
     seen(f"local timers armed: {dict(armed)}; the machine's: {len(others)} writes")

@@ -22,6 +22,8 @@ EACH, SIZE = 60, 128
 """Messages that each sender of a burst sends, and their size; fewer in all than a module keeps."""
 PATIENCE = 2.0
 """Seconds that a message has, before scaling."""
+END_LIMIT = 5.0
+"""Seconds from a kernel's last word to what its host knows of it, before scaling."""
 
 
 def content(sender: int, number: int) -> bytes:
@@ -173,10 +175,16 @@ def test_early_message(lab: Lab, seen: Seen) -> None:
 def test_late_message(pair: Pair, seen: Seen) -> None:
     pair.spawned.console.send("halt -f\n")
     pair.spawned.console.expect("System halted")
-    time.sleep(1.0 * pair.lab.accel.factor)
     destination = pair.lab.dialect.to_spawned(pair.instance)
+
+    def send_on() -> None:
+        limit = time.monotonic() + END_LIMIT * pair.host.factor
+        while time.monotonic() < limit:
+            messaging.send(pair.host, destination, b"good night")
+            time.sleep(0.2)
+
     with pytest.raises(HarnessError, match="ended with status 1") as refused:
-        messaging.send(pair.host, destination, b"good night")
+        send_on()
     seen(str(refused.value).splitlines()[-1])
 
 

@@ -24,6 +24,7 @@ from harness.plugin import Seen, claim, watched
 from harness.progress import Progress
 from harness.vm import memory, snapshot
 from harness.vm.accel import choose
+from harness.vm.console import printed
 from harness.vm.snapshot import Stage
 
 pytestmark = pytest.mark.needs("spawn", "several")
@@ -101,7 +102,7 @@ def test_consoles_of_their_own(crowd: Lab, seen: Seen) -> None:
         kernel.run(f"echo '<5>word of {kernel.name}' >/dev/kmsg")
         kernel.console.expect(f"word of {kernel.name}\r?\n")
         kernel.console.send("echo typed in $(hostname)\n")
-        kernel.console.expect(rf"\ntyped in {kernel.name}\r?\n")
+        kernel.console.expect("\n" + printed(f"typed in {kernel.name}") + r"\r?\n")
     for kernel in kernels(crowd):
         others = {other.name for other in kernels(crowd)} - {kernel.name}
         assert kernel.console.saw("Linux version"), f"{kernel.name} printed no banner"

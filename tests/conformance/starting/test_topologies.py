@@ -48,7 +48,7 @@ def test_three_at_once(machine: Lab, seen: Seen) -> None:
     seen(", ".join(f"{name} on {count} CPUs" for name, count in counts.items()))
     assert [counts[granted.name] for granted in machine.topology.spawned] == [2, 1, 1]
     for kernel, then, now in zip(kernels, before, after, strict=True):
-        assert now.stopped_since(then) == [], f"CPUs of {kernel.name} stand still"
+        assert not now.stopped_since(then) or kernel.beats_since(then), f"CPUs of {kernel.name} stand still"
     ids = [set(kernel.apic_ids()) for kernel in kernels]
     assert sum(map(len, ids)) == len(set().union(*ids)), f"a CPU is online in two kernels: {ids}"
     # Some CPUs would count at a tenth of the others' pace, had they measured it themselves beside busy ones.

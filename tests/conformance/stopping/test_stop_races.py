@@ -2,6 +2,7 @@
 """Starts, stops, unloads and removals of one instance, all at once: it ends in a state that it can be in."""
 
 import os
+import time
 
 import pytest
 
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.needs("instances", "halt", "force", "unload", "remove")
 
 SECONDS = 30.0 if os.environ.get("MKHARNESS_SOAK") else 1.5
 ROUNDS = 10
+DIES = 5.0
+"""Seconds in which a killed process is gone, before scaling by the accelerator."""
 ERRORS = {"", "EBUSY", "ENOENT", "EINVAL", "EEXIST", "ETIMEDOUT"}
 
 
@@ -118,7 +121,12 @@ def test_killed_while_waiting(lab: Lab, mk: Interface, seen: Seen) -> None:
     payload.command("refuse 1")
     outcome = mk.halt(payload.instance.id, limit=1)
     assert outcome.error == "hung", f"it did not wait: {outcome}"
-    left = lab.host.run("sleep 0.5; pgrep mkctl-calls || pgrep -f 'mkctl calls' || true")
+    look, limit = (
+        "pgrep mkctl-calls || pgrep -f 'mkctl calls' || true",
+        time.monotonic() + DIES * lab.host.factor,
+    )
+    while (left := lab.host.run(look)) and time.monotonic() < limit:
+        time.sleep(0.1)
     seen(f"killed while it waited; left over: {left or 'nobody'}")
     assert not left
     mk.force(payload.instance.id).require()

@@ -92,6 +92,7 @@ def test_interrupted_halt(payload: Payload, mk: Interface, lab: Lab, seen: Seen)
     )
     payload.console.expect(r"payload: halt refused\r\n")
     assert lab.host.run(ended) == "", "the caller did not wait for the kernel"
+    lab.host.run("until [ -s /run/asks ]; do usleep 10000; done")
     lab.host.run("kill -STOP $(cat /run/asks); sleep 0.2; kill -CONT $(cat /run/asks)")
     assert becomes(lambda: lab.host.run(ended) != "", lab.host.factor), "it waits on"
     told, state = lab.host.read("/run/asked").strip(), mk.state(name)
