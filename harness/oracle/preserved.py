@@ -60,11 +60,10 @@ def find_tree(ram: Ram, announced: bytes) -> int:
     for pages, rows in ram.chunks():
         same = (rows[:, : len(head)] == head).all(axis=1)
         found += (pages[same] * PAGE).tolist()
-    if len(found) > 1:
-        found = [at for at in found if _lists_itself(ram, at)]
-    if len(found) != 1:
+    handed = [at for at in found if _lists_itself(ram, at)] if len(found) > 1 else found
+    if len(handed) != 1:
         raise HarnessError(f"the device tree should be in memory once; it is at {list(map(hex, found))}")
-    return int(found[0])
+    return int(handed[0])
 
 
 def _lists_itself(ram: Ram, at: int) -> bool:

@@ -46,3 +46,19 @@ def test_attempt_that_fails_is_not(
     found = capabilities._try_all(forks, Progress())
     assert not found["nothing"].present
     assert looked_at == []
+
+
+def test_attempt_that_held_the_second_time_says_so(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry is never silently green."""
+    tries: list[str] = []
+
+    def attempt(forks: Forks, progress: Progress) -> str:
+        tries.append("one")
+        return stumbling(forks, progress) if len(tries) == 1 else "it works"
+
+    monkeypatch.setattr(
+        capabilities, "CAPABILITIES", {"spawn": Capability("spawn", "what all have", attempt)}
+    )
+    found = capabilities._try_all(forks, Progress())["spawn"]
+    assert found.present
+    assert "it works (unstable: failed at first: " in found.evidence

@@ -17,8 +17,8 @@ from harness.oracle.processors import processors
 from harness.plugin import Seen, claim
 
 LONGEST_GAP_MS = 5000
-"""A CPU of the host that has not run for so long has stopped. Far above what a busy computer adds
-under TCG (tens of ms), far below what a person would call alive."""
+"""A CPU of the host that has not run for so long has stopped. Before scaling by the accelerator, as a stage
+may have been made on a busy computer, and its gaps count in each fork."""
 
 pytestmark = pytest.mark.needs("spawn")
 
