@@ -15,9 +15,9 @@ from harness.vm.gdbstub import attached
 from harness.vm.ram import Ram, ram_of
 
 REBOOT_CMD_KEXEC = 0x45584543
-LAST_WORDS = r"WARNING: kernel/sched/core\.c:\d+ at set_task_cpu"
+LAST_WORDS = r"WARNING: .*\b(?:set_task_cpu|native_smp_send_reschedule)\+0x|BUG: Bad rss-counter state"
 """What a host may say when it ends: a CPU that was stopped counts as offline at once, while another that is
-not yet wakes a task of its. Mainline's own race, see docs/findings.md."""
+not yet wakes its tasks, or adds up counters without its share. Mainline's own race, see docs/findings.md."""
 LAST_STEP = "machine_kexec"
 """The function of a kernel that jumps to its successor: no other CPU runs, nothing is written any more."""
 INITRD = "/boot/initrd"
