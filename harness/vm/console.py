@@ -79,7 +79,7 @@ class Console:
         self._data = Transcript()
         for (start, ago), (end, _) in pairwise((*past.stamps, (len(past.data), 0.0))):
             self._data.append(past.data[start:end], now + ago)
-        self._watch = Watch()
+        self._watch = Watch(self._data.read)
         self._watch.feed(past.data)
         self._changed = threading.Condition()
         self._stream = Stream(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.errors import HarnessError
+from harness.klog.leaving import LOOK_BACK, last_words
 from harness.klog.splat import Reader, Severity, Splat
 from harness.klog.table import STALLS
 
@@ -79,10 +80,12 @@ class Expectation:
 
 
 class Watch:
-    """The splats of one console. Not locked: its console does that."""
+    """The splats of one console, of which ``read`` returns the bytes. Not locked: its console does that."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
         self.expectations: list[Expectation] = []
+        self._read = read
+        self._last_words: dict[int, bool] = {}
         self._reader = Reader()
         self._heard = 0.0
 
@@ -98,7 +101,21 @@ class Watch:
 
     def ending(self, since: int) -> Iterator[Splat]:
         """Return the splats told after byte ``since`` that end a wait, unless they are expected."""
-        return (s for s in self.splats if s.offset > since and s.severity >= Severity.REPORT)
+        return (
+            s
+            for s in self.splats
+            if s.offset > since
+            and (
+                s.severity > Severity.REPORT or (s.severity == Severity.REPORT and not self._is_last_words(s))
+            )
+        )
+
+    def _is_last_words(self, splat: Splat) -> bool:
+        known = self._last_words.get(splat.offset)
+        if known is None:
+            before = self._read(max(0, splat.offset - LOOK_BACK), splat.offset)
+            known = self._last_words[splat.offset] = last_words(splat.line, before)
+        return known
 
     def panic(self, since: int = 0) -> Splat | None:
         """Return the first panic told after byte ``since``."""
